@@ -1,0 +1,15 @@
+"""Shared set-up of the tests: the CPU kernel guard must be in place before MindSpore is imported."""
+
+from pathlib import Path
+
+import pytest
+
+from src.runtime import guard_cpu_kernels
+
+guard_cpu_kernels()
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """Folder of the small files that tests read."""
+    return Path(__file__).parent / "fixtures"

@@ -5,6 +5,26 @@ The only module that asks "Ascend or CPU?". `guard_cpu_kernels` must run before 
 """
 
 import os
+from dataclasses import dataclass
+
+from src.config import Config
+from src.errors import UserError
+
+# Set by msrun, or by a rank table's launcher, in each process of a distributed job.
+LAUNCHER_VARIABLES = ("MS_ROLE", "RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH", "OMPI_COMM_WORLD_SIZE")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """This process's place among the processes of a job."""
+
+    rank: int = 0
+    group_size: int = 1
+
+    @property
+    def is_master(self) -> bool:
+        """Whether this is the rank that writes what is written once."""
+        return self.rank == 0
 
 
 def guard_cpu_kernels() -> None:
@@ -15,3 +35,51 @@ def guard_cpu_kernels() -> None:
     the user has set wins.
     """
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+
+
+def setup_runtime(config: Config) -> Runtime:
+    """Choose the device, join the job's other processes and seed MindSpore.
+
+    `is_distributed` without a launcher's variables gives one process: the default of the option is on, and
+    `python train.py` on a laptop should run.
+
+    Raises:
+        UserError: the installed MindSpore has no runtime for `device_target`, or ranks cannot be joined.
+    """
+    import mindspore as ms
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    device_id = int(os.environ.get("DEVICE_ID", config.device_id))
+    try:
+        if config.device_target == "CPU":
+            ms.set_device("CPU")
+        else:
+            ms.set_device(config.device_target, device_id)
+    except (RuntimeError, ValueError, TypeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"device_target: no {config.device_target} runtime on this machine ({first_line.split('.')[0]}); "
+            "use --device_target CPU, or install MindSpore for that device"
+        ) from error
+    ms.set_seed(config.seed)
+    if not (config.is_distributed and any(os.environ.get(name) for name in LAUNCHER_VARIABLES)):
+        return Runtime()
+    from mindspore import communication
+
+    try:
+        communication.init()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"is_distributed: cannot join the other processes: {str(error).strip().splitlines()[0]}; "
+            "start with msrun or scripts/run_distribute_train.sh, or pass --is_distributed=0"
+        ) from error
+    runtime = Runtime(communication.get_rank(), communication.get_group_size())
+    ms.set_auto_parallel_context(
+        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=runtime.group_size
+    )
+    return runtime
+
+
+def shares_host_cores(config: Config) -> bool:
+    """Whether the network computes on the cores that also read and augment pictures."""
+    return config.device_target == "CPU"

@@ -1,0 +1,198 @@
+"""Checkpoints: written whole or not at all, and loaded by the published parameter names with a report.
+
+A published `.ckpt` loads with or without the `yolo_network.` prefix; optimizer slots are left out. The
+published network builds a branch that no output uses (`feature_map.backblock0.conv5` and `conv6`); ours
+does not, and a load says so when it meets them.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from src.errors import UserError
+
+STATE_KEY = "train_state"
+UNUSED_BRANCH = ("feature_map.backblock0.conv5.", "feature_map.backblock0.conv6.")
+# Momentum keeps its velocity under `moments.<name>` in the model zoo and `momentum`-like names elsewhere.
+OPTIMIZER_PREFIXES = ("moments.", "moment1.", "moment2.", "accum.", "stat.")
+OPTIMIZER_NAMES = ("learning_rate", "momentum", "global_step", "epoch_num", "step_num", "scale_sense", "lr")
+BACKBONE = "feature_map.backbone."
+
+
+@dataclass
+class LoadReport:
+    """What a load did with each parameter of the network and of the file."""
+
+    path: Path
+    matched: list[str] = field(default_factory=list)
+    unused_branch: list[str] = field(default_factory=list)
+    optimizer: list[str] = field(default_factory=list)
+    filtered: list[str] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [f"{self.path}: {len(self.matched)} parameters matched"]
+        if self.unused_branch:
+            parts.append(f"{len(self.unused_branch)} of the published code's unused branch left out")
+        if self.filtered:
+            parts.append(f"{len(self.filtered)} filtered: {', '.join(self.filtered)}")
+        if self.optimizer:
+            parts.append(f"{len(self.optimizer)} of the optimizer left out")
+        if self.other:
+            shown = ", ".join(self.other[:4]) + (", ..." if len(self.other) > 4 else "")
+            parts.append(f"{len(self.other)} of other layers left out: {shown}")
+        return "; ".join(parts)
+
+
+def save_checkpoint(parameters, path: Path, state: dict | None = None) -> None:
+    """Write parameters (a cell, or a list of parameters) so that `path` is whole or is not there.
+
+    The file is written beside its place, synced and renamed. `state` travels in it as JSON.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.writing.ckpt")
+    if not isinstance(parameters, nn.Cell):
+        parameters = [{"name": parameter.name, "data": parameter} for parameter in parameters]
+    append = {STATE_KEY: json.dumps(state)} if state is not None else None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        ms.save_checkpoint(parameters, str(temporary), append_dict=append)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        temporary.unlink(missing_ok=True)
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: the checkpoint could not be written ({reason}); free disk space there or choose "
+            "another ckpt_path. Earlier checkpoints are untouched"
+        ) from error
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | None]:
+    """Values of a `.ckpt` by name, and the training state that ours carry (None in others).
+
+    Raises:
+        UserError: no such file, or it is truncated or no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        loaded = ms.load_checkpoint(str(path))
+    except (ValueError, RuntimeError, TypeError, OSError, KeyError) as error:
+        raise UserError(
+            f"{path}: not a readable MindSpore checkpoint (truncated or another format); copy it again or "
+            "choose another file"
+        ) from error
+    values = {name: value.asnumpy() for name, value in loaded.items() if isinstance(value, ms.Parameter)}
+    state = loaded.get(STATE_KEY)
+    try:
+        state = json.loads(state) if isinstance(state, str) else None
+    except ValueError as error:
+        raise UserError(f"{path}: its training state is damaged; use it as pretrained_checkpoint") from error
+    return values, state
+
+
+def load_network(network: nn.Cell, path: str | Path, *, skip: tuple[str, ...] = ()) -> LoadReport:
+    """Load every parameter of a YOLOv4 network from a checkpoint.
+
+    Args:
+        network: cell whose parameter names are the published ones.
+        path: checkpoint; names may carry `yolo_network.` in front.
+        skip: names that keep their present values (`checkpoint_filter_list` under `filter_weight`).
+
+    Raises:
+        UserError: a parameter is missing in the file or has another shape there.
+    """
+    values, _ = read_checkpoint(path)
+    report = LoadReport(Path(path))
+    found: dict[str, np.ndarray] = {}
+    for raw_name, value in values.items():
+        name = raw_name.removeprefix("yolo_network.")
+        if is_optimizer_name(name):
+            report.optimizer.append(raw_name)
+        elif name.startswith(UNUSED_BRANCH):
+            report.unused_branch.append(raw_name)
+        elif name in skip:
+            report.filtered.append(name)
+        else:
+            found[name] = value
+    assign(network, found, report, skip=skip)
+    return report
+
+
+def load_backbone(network: nn.Cell, path: str | Path) -> LoadReport:
+    """Load a CSPDarknet53 classifier's checkpoint into the network's backbone.
+
+    Names may carry `network.`, `backbone.`, `feature_map.` in front; the classifier's own layers are
+    left out and named in the report.
+
+    Raises:
+        UserError: a backbone parameter is missing in the file or has another shape there.
+    """
+    values, _ = read_checkpoint(path)
+    report = LoadReport(Path(path))
+    wanted = {name for name in _parameters(network) if name.startswith(BACKBONE)}
+    found: dict[str, np.ndarray] = {}
+    for raw_name, value in values.items():
+        name = raw_name
+        for prefix in ("yolo_network.", "network.", "feature_map.", "backbone."):
+            name = name.removeprefix(prefix)
+        if is_optimizer_name(raw_name):
+            report.optimizer.append(raw_name)
+        elif BACKBONE + name in wanted:
+            found[BACKBONE + name] = value
+        else:
+            report.other.append(raw_name)
+    assign(network, found, report, only=wanted)
+    return report
+
+
+def assign(network, values, report, *, skip=(), only=None) -> None:
+    """Set parameters by name; everything that is missing or misshapen is named in one error."""
+    parameters = _parameters(network)
+    wanted = [name for name in parameters if name not in skip and (only is None or name in only)]
+    missing = [name for name in wanted if name not in values]
+    if missing:
+        raise UserError(
+            f"{report.path}: {len(missing)} of {len(wanted)} parameters are not in it, first {missing[0]}; "
+            "it is a checkpoint of another network (backbone_shape, backbone_layers)"
+        )
+    for name in wanted:
+        if tuple(values[name].shape) != tuple(parameters[name].shape):
+            raise UserError(
+                f"{report.path}: {name} has shape {tuple(values[name].shape)}, the network has "
+                f"{tuple(parameters[name].shape)}; set labels and backbone_shape as it was trained, or "
+                "transfer_train for other classes"
+            )
+    for name in wanted:
+        parameters[name].set_data(ms.Tensor(values[name], parameters[name].dtype))
+        report.matched.append(name)
+    report.other.extend(name for name in values if name not in parameters)
+
+
+def is_optimizer_name(name: str) -> bool:
+    """Whether a parameter of a checkpoint belongs to the optimizer or the loop, not to the network."""
+    return name.startswith(OPTIMIZER_PREFIXES) or name in OPTIMIZER_NAMES
+
+
+def prune_checkpoints(folder: Path, keep: int, pattern: str = "[0-9]*-*_*.ckpt") -> None:
+    """Delete all but the newest `keep` step checkpoints of a folder (by step, not by clock)."""
+    files = sorted(folder.glob(pattern), key=lambda file: int(file.stem.rsplit("_", 1)[1]))
+    for file in files[:-keep]:
+        file.unlink(missing_ok=True)
+
+
+def _parameters(network: nn.Cell) -> dict[str, ms.Parameter]:
+    return {parameter.name: parameter for parameter in network.get_parameters()}

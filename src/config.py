@@ -1,0 +1,347 @@
+"""Options: defaults in `default_config.yaml`, a YAML laid over them, the command line over that.
+
+`load_config` gives one immutable, validated `Config` that is handed down to everything else. The default
+file has three documents (values, help by group, allowed values), as users of the model zoo know it; of a
+YAML given with `--config_path` only the first document is read, so a published file works as it is.
+"""
+
+import argparse
+import difflib
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from src.errors import UserError
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "default_config.yaml"
+
+# Names that users of the other published system type.
+ALIASES = {
+    "config": "config_path",
+    "epochs": "max_epoch",
+    "is_parallel": "is_distributed",
+    "weight": "pretrained",
+    "iou_thres": "nms_thresh",
+}
+TRUE_FALSE = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+class Config(Mapping):
+    """Immutable options with attribute access; `origins` tells where each value came from."""
+
+    def __init__(self, values: Mapping[str, Any], origins: Mapping[str, str] | None = None):
+        object.__setattr__(self, "_values", MappingProxyType(dict(values)))
+        object.__setattr__(self, "origins", MappingProxyType(dict(origins or {})))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"no option named {name}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"options are immutable; use replace({name}=...)")
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __reduce__(self):
+        return Config, (dict(self._values), dict(self.origins))
+
+    def replace(self, **changes: Any) -> "Config":
+        """A copy with some values changed; an unknown name is an error."""
+        unknown = set(changes) - set(self._values)
+        if unknown:
+            raise KeyError(f"no option named {sorted(unknown)}")
+        origins = {**self.origins, **dict.fromkeys(changes, "derived")}
+        return Config({**self._values, **changes}, origins)
+
+    def to_yaml(self) -> str:
+        """The values as YAML that `--config_path` reads back."""
+        return yaml.safe_dump(dict(self._values), sort_keys=False, allow_unicode=True, width=110)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes that the network tells apart."""
+        return len(self.labels)
+
+    @property
+    def eval_input_hw(self) -> tuple[int, int]:
+        """(height, width) of the network's input in evaluation."""
+        if self.testing_shape != "":
+            return (self.testing_shape, self.testing_shape)
+        return tuple(self.test_img_shape)
+
+    @property
+    def train_shapes(self) -> list[tuple[int, int]]:
+        """(height, width) shapes that training draws from; one where training_shape is fixed."""
+        if self.training_shape != "":
+            return [(self.training_shape, self.training_shape)]
+        return [tuple(shape) for shape in self.multi_scale]
+
+
+def load_config(argv: list[str] | None = None, groups: tuple[str, ...] = (), description: str = "") -> Config:
+    """Resolve the options of an entry point.
+
+    Args:
+        argv: command line without the program's name; None takes that of the process.
+        groups: groups of options that `--help` shows; all options are accepted. Empty shows all.
+        description: what the entry point does, for `--help`.
+
+    Raises:
+        UserError: unknown key, wrong type, value that is not allowed or an impossible combination.
+    """
+    defaults, help_by_group, allowed = _read_defaults()
+    given = _parse_command_line(argv, defaults, help_by_group, allowed, groups, description)
+    values, origins = dict(defaults), dict.fromkeys(defaults, "default")
+    config_path = given.pop("config_path", "")
+    if config_path:
+        for key, raw in _read_yaml(Path(config_path)).items():
+            key = _known_key(key, defaults, f"{config_path}: ")
+            values[key] = _convert(key, raw, defaults[key], f"{config_path}: ")
+            origins[key] = config_path
+    for key, raw in given.items():
+        values[key] = _convert(key, raw, defaults[key], "--")
+        origins[key] = "command line"
+    print_config = values.pop("print_config", False)
+    for key, rule in allowed.items():
+        _check_allowed(key, values[key], rule, origins[key])
+    config = _check_combinations(Config(values, origins))
+    if print_config:
+        width = max(map(len, config))
+        for key in config:
+            print(f"{key:<{width}} = {config[key]!r}  ({config.origins[key]})")
+        raise SystemExit(0)
+    return config
+
+
+def _read_defaults() -> tuple[dict, dict, dict]:
+    """The three documents of the default file: values, help by group, allowed values."""
+    try:
+        with DEFAULT_CONFIG.open(encoding="utf-8") as handle:
+            values, help_by_group, allowed = yaml.safe_load_all(handle)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{DEFAULT_CONFIG}: {_one_line(error)}; restore the file") from error
+    undocumented = set(values) ^ {key for group in help_by_group.values() for key in group}
+    if undocumented:
+        raise UserError(f"{DEFAULT_CONFIG}: {sorted(undocumented)} lack a value or a help text")
+    return values, help_by_group, allowed
+
+
+def _read_yaml(path: Path) -> dict:
+    """First document of a YAML file of options."""
+    try:
+        with path.open(encoding="utf-8") as handle:
+            document = next(iter(yaml.safe_load_all(handle)), None)
+    except OSError as error:
+        raise UserError(f"--config_path: cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: expected 'key: value' lines, found {type(document).__name__}")
+    return document
+
+
+def _parse_command_line(argv, defaults, help_by_group, allowed, groups, description) -> dict[str, str]:
+    """Options given on the command line, as strings, by their real names."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        allow_abbrev=False,
+        add_help=True,
+        argument_default=argparse.SUPPRESS,
+        epilog="Every option of default_config.yaml is accepted, also those that are not shown here.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
+    )
+    general = parser.add_argument_group("Options file")
+    general.add_argument(
+        "--config_path", "--config", dest="config_path", metavar="FILE", help="YAML laid over the defaults"
+    )
+    general.add_argument(
+        "--print_config",
+        nargs="?",
+        const="1",
+        metavar="0/1",
+        help="show the resolved options and where each came from",
+    )
+    names = {real: [alias for alias, target in ALIASES.items() if target == real] for real in defaults}
+    for title, options in help_by_group.items():
+        shown = not groups or title in groups
+        group = parser.add_argument_group(title) if shown else parser
+        for key, text in options.items():
+            flag = isinstance(defaults[key], bool)
+            group.add_argument(
+                f"--{key}",
+                *(f"--{alias}" for alias in names[key]),
+                dest=key,
+                metavar=_metavar(defaults[key], allowed.get(key)),
+                help=f"{text} [{_shown_default(defaults[key])}]".replace("%", "%%")
+                if shown
+                else argparse.SUPPRESS,
+                **({"nargs": "?", "const": "1"} if flag else {}),
+            )
+    parser.error = _argument_error
+    given, unknown = parser.parse_known_args(argv)
+    for word in unknown:
+        if word.startswith("--"):
+            _known_key(word[2:].split("=")[0], defaults, "--")
+        raise UserError(f"unexpected word on the command line: {word!r}; options are written --name=value")
+    found = vars(given)
+    if "print_config" in found:
+        defaults["print_config"] = False
+    return found
+
+
+def _argument_error(message: str) -> None:
+    raise UserError(f"command line: {message}; see --help")
+
+
+def _metavar(default: Any, rule: Any) -> str:
+    if isinstance(rule, list):
+        return "{" + ",".join(map(str, rule)) + "}"
+    return {bool: "0/1", int: "N", float: "X", list: "LIST"}.get(type(default), "VALUE")
+
+
+def _shown_default(default: Any) -> str:
+    if isinstance(default, list) and len(default) > 3:
+        return f"{len(default)} values"
+    return '""' if default == "" else str(default)
+
+
+def _known_key(key: str, defaults: Mapping, where: str) -> str:
+    """The real name of an option; an unknown one is an error that suggests the nearest."""
+    key = ALIASES.get(key, key)
+    if key in defaults:
+        return key
+    near = difflib.get_close_matches(str(key), [*defaults, *ALIASES, "config_path"], n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; see --help for the options"
+    raise UserError(f"{where}{key}: unknown option{hint}")
+
+
+def _convert(key: str, raw: Any, default: Any, where: str) -> Any:
+    """`raw` (a string of the command line or a YAML value) as the type of the default."""
+    if key in ("training_shape", "testing_shape"):  # a number or nothing
+        return "" if raw in ("", None) else _convert_number(key, raw, int, where)
+    if isinstance(default, bool):
+        value = TRUE_FALSE.get(str(raw).strip().lower())
+        if value is None:
+            raise UserError(f"{where}{key}: {raw!r} is not a boolean; use 0, 1, true or false")
+        return value
+    if isinstance(default, int | float):
+        return _convert_number(key, raw, type(default), where)
+    if isinstance(default, list):
+        return _convert_list(key, raw, default, where)
+    if isinstance(raw, list) and key == "lr_epochs":
+        return ",".join(map(str, raw))
+    if raw is None:
+        return ""
+    if isinstance(raw, dict | list):
+        raise UserError(f"{where}{key}: expected one value, found {raw!r}")
+    return str(raw)
+
+
+def _convert_number(key: str, raw: Any, kind: type, where: str) -> int | float:
+    try:
+        if isinstance(raw, bool):
+            raise ValueError
+        value = float(raw)
+        if not math.isfinite(value) or (kind is int and value != int(value)):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError):
+        expected = "a whole number" if kind is int else "a finite number"
+        raise UserError(f"{where}{key}: {raw!r} is not {expected}") from None
+    return kind(value)
+
+
+def _convert_list(key: str, raw: Any, default: list, where: str) -> list:
+    """A list as YAML or, on the command line, as `[a, b]` or `a,b`; entries typed like the default's."""
+    if isinstance(raw, str):
+        try:
+            raw = yaml.safe_load(raw if raw.strip().startswith("[") else f"[{raw}]")
+        except yaml.YAMLError as error:
+            raise UserError(f"{where}{key}: not a list: {_one_line(error)}") from error
+    if not isinstance(raw, list) or not raw:
+        raise UserError(f"{where}{key}: expected a list with entries, found {raw!r}")
+    like = default[0]
+    if isinstance(like, list):
+        if not all(isinstance(entry, list) and len(entry) == len(like) for entry in raw):
+            raise UserError(f"{where}{key}: each entry must be a list of {len(like)} numbers")
+        return [[_convert_number(key, value, int, where) for value in entry] for entry in raw]
+    if isinstance(like, str):
+        return [str(entry) for entry in raw]
+    kind = float if isinstance(like, float) or key.endswith("_coff") else int
+    return [_convert_number(key, value, kind, where) for value in raw]
+
+
+def _check_allowed(key: str, value: Any, rule: Any, origin: str) -> None:
+    """Check a value against a list or an interval such as `[0, 1)`."""
+    if isinstance(rule, list):
+        if value not in rule:
+            near = difflib.get_close_matches(str(value), map(str, rule), n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"{key}: {value!r} ({origin}) is not one of {', '.join(map(str, rule))}{hint}")
+        return
+    low, high = (float(bound) for bound in rule[1:-1].split(","))
+    above = value >= low if rule[0] == "[" else value > low
+    below = value <= high if rule[-1] == "]" else value < high
+    if not (above and below):
+        raise UserError(f"{key}: {value} ({origin}) is outside {rule}")
+
+
+def _check_combinations(config: Config) -> Config:
+    """Checks that need more than one option; returns the config with implied values filled in."""
+    for key in ("multi_scale", "test_img_shape"):
+        shapes = config[key] if key == "multi_scale" else [config[key]]
+        for shape in shapes:
+            if len(shape) != 2 or any(side < 32 or side % 32 for side in shape):
+                raise UserError(f"{key}: {shape} must be [height, width], both multiples of 32")
+    for key in ("training_shape", "testing_shape"):
+        if config[key] != "" and (config[key] < 32 or config[key] % 32):
+            raise UserError(f"{key}: {config[key]} is not a multiple of 32 (for example 416 or 608)")
+    for key, length in (
+        ("backbone_input_shape", 5),
+        ("backbone_shape", 5),
+        ("backbone_layers", 5),
+        ("anchor_scales", 9),
+        ("scale_x_y", 3),
+        ("bbox_class_loss_coff", 3),
+        ("detect_head_loss_coff", 3),
+    ):
+        if len(config[key]) != length:
+            raise UserError(f"{key}: needs {length} entries, found {len(config[key])}")
+    duplicates = {name for name in config.labels if config.labels.count(name) > 1}
+    if duplicates:
+        raise UserError(f"labels: named twice: {', '.join(sorted(duplicates))}")
+    try:
+        [int(epoch) for epoch in config.lr_epochs.split(",") if epoch.strip()]
+    except ValueError:
+        raise UserError(f"lr_epochs: {config.lr_epochs!r} must be epochs separated by commas") from None
+    changes: dict[str, Any] = {}
+    if config.lr_scheduler.startswith("cosine") and config.t_max < config.max_epoch:
+        changes["t_max"] = config.max_epoch
+    if config.transfer_train and not config.filter_weight:
+        changes["filter_weight"] = True
+    return config.replace(**changes) if changes else config
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def run_entry_point(main, **kwargs) -> None:
+    """Run `main(config)`; a user's mistake becomes one line on standard error and exit code 2."""
+    try:
+        sys.exit(main(load_config(**kwargs)) or 0)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,73 @@
+"""The run's log: the published line format on the terminal and in a file, friendly to a progress bar."""
+
+import logging
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from tqdm import tqdm
+
+LOGGER_NAME = "yolov4"
+# 2023-01-10 17:29:07,004:INFO:message
+LINE_FORMAT = "%(asctime)s:%(levelname)s:%(message)s"
+
+
+class _ConsoleHandler(logging.StreamHandler):
+    """Writes lines above a progress bar, if one is showing."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+            self.flush()
+        except Exception:
+            self.handleError(record)
+
+
+def get_logger() -> logging.Logger:
+    """The project's logger; modules log through it and never configure it."""
+    return logging.getLogger(LOGGER_NAME)
+
+
+def setup_logger(folder: Path | None = None, rank: int = 0) -> logging.Logger:
+    """Send the log to standard output (rank 0; other ranks only warnings) and to `folder`.
+
+    Calling it again replaces the handlers, so a process that runs twice does not log twice.
+    """
+    logger = get_logger()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    console = _ConsoleHandler(sys.stdout)
+    console.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    handlers: list[logging.Handler] = [console]
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{datetime.now():%Y-%m-%d_time_%H_%M_%S}_rank_{rank}.log"
+        handlers.append(logging.FileHandler(folder / name, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(LINE_FORMAT))
+        logger.addHandler(handler)
+    return logger
+
+
+def step_line(epoch: int, iteration: int, loss: float, step_ms: float, fps: float, lr: float) -> str:
+    """The published training line, to the letter: users grep it."""
+    return (
+        f"epoch[{epoch}], iter[{iteration}], loss:{loss:.6f}, per step time: {step_ms:.2f} ms, "
+        f"fps: {fps:.2f}, lr:{lr}"
+    )
+
+
+def progress_bar(total: int, description: str, unit: str, rank: int = 0, initial: int = 0) -> tqdm:
+    """A bar on a terminal and on rank 0; silent where standard output is a file or a pipe."""
+    return tqdm(
+        total=total,
+        initial=initial,
+        desc=description,
+        unit=unit,
+        disable=rank != 0 or not sys.stdout.isatty(),
+        dynamic_ncols=True,
+        leave=False,
+    )

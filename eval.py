@@ -1,0 +1,20 @@
+"""Evaluate a checkpoint on a validation set: the twelve COCO lines, AP a class, detections as JSON."""
+
+from src.runtime import guard_cpu_kernels
+
+guard_cpu_kernels()  # before anything imports MindSpore
+
+from src.config import Config, run_entry_point  # noqa: E402
+
+
+def main(config: Config) -> int:
+    """Run the evaluation that the options describe; the exit code."""
+    from src.evaluation.session import evaluate_checkpoint
+
+    from src.runtime import setup_runtime
+
+    return evaluate_checkpoint(config, setup_runtime(config))
+
+
+if __name__ == "__main__":
+    run_entry_point(main, groups=("Run", "Data", "Network", "Evaluation"), description=__doc__)

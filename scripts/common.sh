@@ -1,0 +1,42 @@
+# Shared by the scripts of this folder; sourced, not run.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+die() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+# A path as an absolute one; a missing file or folder ends the script and names the argument.
+existing_path() { # NAME PATH
+    [ -e "$2" ] || die "$1: no such file or folder: $2"
+    (cd "$(dirname "$2")" && echo "$PWD/$(basename "$2")")
+}
+
+# The project's environment if it is there, otherwise the Python on the path.
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        echo "$PYTHON"
+    elif [ -x "$ROOT/.venv/bin/python" ]; then
+        echo "$ROOT/.venv/bin/python"
+    else
+        echo python
+    fi
+}
+
+# Make .venv where it is absent and install a requirements file into it (again only when it changed).
+prepare_venv() { # REQUIREMENTS
+    local base="${PYTHON:-python3}" stamp="$ROOT/.venv/.installed-$(basename "$1")"
+    if [ ! -x "$ROOT/.venv/bin/python" ]; then
+        "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+            die "Python 3.10 or later is needed; set PYTHON to one, for example PYTHON=python3.11"
+        echo "making $ROOT/.venv"
+        "$base" -m venv "$ROOT/.venv" || die "python -m venv failed; on Debian: apt-get install python3-venv"
+    fi
+    if ! cmp -s <(cat "$ROOT/requirements.txt" "$ROOT/$1") "$stamp"; then
+        echo "installing $1"
+        "$ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$1" ||
+            die "the installation of $1 failed; see the lines above"
+        cat "$ROOT/requirements.txt" "$ROOT/$1" > "$stamp"
+    fi
+}

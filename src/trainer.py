@@ -1,0 +1,334 @@
+"""The training loop: data, one step after another, log lines, checkpoints and evaluation on the way."""
+
+import math
+import time
+from datetime import datetime
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+
+from src.checkpoint import (
+    load_backbone,
+    load_network,
+    prune_checkpoints,
+    read_checkpoint,
+    save_checkpoint,
+)
+from src.config import Config
+from src.data_loader import TrainLoader
+from src.deploy.network_backend import NetworkBackend, build_network
+from src.distributed_sampler import DistributedSampler
+from src.errors import UserError
+from src.evaluation.session import evaluate_set
+from src.initializer import initialize
+from src.logger import progress_bar, setup_logger, step_line
+from src.loss import YoloLoss
+from src.lr_scheduler import learning_rates
+from src.optimizer import weight_decay_groups
+from src.runtime import Runtime
+from src.train_step import ForwardLoss, TrainStep
+from src.transforms import TrainAugment
+from src.yolo import Normalize
+from src.yolo_dataset import load_detection_set, resolve_set
+
+PROFILED_STEPS = 10
+
+
+class Trainer:
+    """One training run. `run()` goes from the configured start to `max_epoch`."""
+
+    def __init__(self, config: Config, runtime: Runtime):
+        self.config = config
+        self.runtime = runtime
+        self.folder = Path(config.ckpt_path) / f"{datetime.now():%Y-%m-%d_time_%H_%M_%S}"
+        self.checkpoint_folder = self.folder / f"ckpt_{runtime.rank}"
+        self.logger = setup_logger(self.folder, runtime.rank)
+        if runtime.is_master:
+            (self.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        self.loader = create_train_loader(config, runtime)
+        self.steps_per_epoch = self.loader.steps_per_epoch
+        self.backend = NetworkBackend(build_network(config), config)
+        self.network = self.backend.network
+        self.rates = learning_rates(
+            config.lr_scheduler,
+            lr=config.lr,
+            steps_per_epoch=self.steps_per_epoch,
+            max_epoch=config.max_epoch,
+            warmup_epochs=config.warmup_epochs,
+            lr_epochs=[int(epoch) for epoch in config.lr_epochs.split(",") if epoch.strip()],
+            lr_gamma=config.lr_gamma,
+            t_max=config.t_max,
+            eta_min=config.eta_min,
+        )
+        initialize(self.network, config.seed)
+        self.optimizer = self._create_optimizer()
+        self.step = 0  # steps done, over all epochs
+        self.best_map, self.best_epoch = -1.0, 0
+        self._load_start()
+        self.train_step = self._create_train_step()
+
+    # ---------------------------------------------------------------- construction
+
+    def _create_optimizer(self) -> ms.nn.Optimizer:
+        config = self.config
+        # The published meaning of loss_scale: v <- momentum v + (g + decay w) / loss_scale; w <- w - lr v.
+        return ms.nn.Momentum(
+            weight_decay_groups(self.network.trainable_params(), config.weight_decay),
+            learning_rate=ms.Tensor(self.rates),
+            momentum=config.momentum,
+            loss_scale=config.loss_scale,
+        )
+
+    def _create_train_step(self) -> TrainStep:
+        config = self.config
+        loss = YoloLoss(
+            config.num_classes,
+            anchors=config.anchor_scales,
+            scale_x_y=config.scale_x_y,
+            ignore_threshold=config.ignore_threshold,
+            label_smooth=config.label_smooth,
+            label_smooth_factor=config.label_smooth_factor,
+            gains=config.bbox_class_loss_coff,
+            head_gains=config.detect_head_loss_coff,
+        )
+        forward = ForwardLoss(Normalize(), self.network, loss)
+        step = TrainStep(forward, self.optimizer, config.clip_norm, self.runtime.group_size)
+        return step.set_train()
+
+    def _load_start(self) -> None:
+        """Weights to start from; `resume_yolov4` wins over the checkpoint, that over the backbone."""
+        config = self.config
+        if config.resume_yolov4:
+            self._resume(Path(config.resume_yolov4))
+        elif config.pretrained_checkpoint:
+            skip = tuple(config.checkpoint_filter_list) if config.filter_weight else ()
+            self.logger.info("load %s", load_network(self.network, config.pretrained_checkpoint, skip=skip))
+        elif config.pretrained_backbone:
+            self.logger.info("load backbone %s", load_backbone(self.network, config.pretrained_backbone))
+
+    def _resume(self, path: Path) -> None:
+        """Weights, optimizer, position in the schedule, epoch, step and best result of an earlier run."""
+        self.logger.info("resume %s", load_network(self.network, path))
+        values, state = read_checkpoint(path)
+        if state is None:
+            self.logger.warning("%s carries no training state (a published checkpoint): weights only", path)
+            return
+        if state["steps_per_epoch"] != self.steps_per_epoch:
+            self.step = round(state["step"] / state["steps_per_epoch"] * self.steps_per_epoch)
+            self.logger.warning(
+                "%s had %d steps an epoch, this run has %d: going on from step %d",
+                path, state["steps_per_epoch"], self.steps_per_epoch, self.step,
+            )  # fmt: skip
+        else:
+            self.step = state["step"]
+        self.best_map, self.best_epoch = state["best_map"], state["best_epoch"]
+        for slot in self._optimizer_slots():
+            if slot.name not in values:
+                raise UserError(f"{path}: lacks {slot.name}; use it as pretrained_checkpoint instead")
+            slot.set_data(ms.Tensor(values[slot.name], slot.dtype))
+        self.optimizer.global_step.set_data(ms.Tensor([self.step], ms.int32))
+
+    def _optimizer_slots(self) -> list[ms.Parameter]:
+        return list(self.optimizer.moments)
+
+    # ---------------------------------------------------------------- the loop
+
+    def run(self) -> float:
+        """Train to the end. Returns the best mAP (-1 where nothing was evaluated).
+
+        Raises:
+            UserError: the loss is not finite; names the step and the pictures.
+        """
+        config = self.config
+        last_step = self.steps_per_epoch * config.max_epoch
+        if config.max_steps:
+            last_step = min(last_step, config.max_steps)
+        if config.need_profiler:
+            last_step = min(last_step, self.step + PROFILED_STEPS)
+        profiler = self._start_profiler() if config.need_profiler else None
+        meter = LossMeter()
+        with progress_bar(last_step, "train", "step", self.runtime.rank, self.step) as bar:
+            while self.step < last_step:
+                epoch, start = divmod(self.step, self.steps_per_epoch)
+                for batch in self.loader.epoch(epoch, start):
+                    total, parts = self.train_step(ms.Tensor(batch.images), ms.Tensor(batch.boxes))
+                    loss = float(total.asnumpy())
+                    if not math.isfinite(loss):
+                        self._stop_on_bad_loss(loss, batch)
+                    self.step += 1
+                    meter.update(loss, parts.asnumpy().sum(axis=0))
+                    bar.update()
+                    bar.set_postfix(loss=f"{loss:.1f}", refresh=False)
+                    if self.step % config.log_interval == 0:
+                        self._log(meter)
+                    if self._saves_now():
+                        self._save()
+                    if self.step >= last_step:
+                        break
+                if self.step % self.steps_per_epoch == 0 and self._evaluates_after(epoch + 1):
+                    self._evaluate(epoch + 1)
+                    meter.restart_clock()
+        if self.step % self._checkpoint_interval and not config.need_profiler:
+            self._save()
+        if profiler:
+            profiler.analyse()
+            self.logger.info("profile of %d steps in %s", PROFILED_STEPS, self.folder / "profiler")
+        if config.run_eval:
+            self.logger.info(
+                "End training, the best mAP is: %s, the best mAP epoch is %s", self.best_map, self.best_epoch
+            )
+        self.logger.info("==========end training===============")
+        return self.best_map
+
+    def _log(self, meter: "LossMeter") -> None:
+        loss, parts, steps, seconds = meter.take()
+        pictures = steps * self.config.per_batch_size * self.runtime.group_size
+        self.logger.info(
+            step_line(
+                epoch=self.step // self.steps_per_epoch,
+                iteration=self.step - 1,
+                loss=loss,
+                step_ms=1000 * seconds / steps,
+                fps=pictures / seconds,
+                lr=float(self.rates[self.step - 1]),
+            )
+        )
+        self.logger.info("loss parts: box %.4f, objectness %.4f, class %.4f", *parts)
+
+    def _stop_on_bad_loss(self, loss: float, batch) -> None:
+        names = ", ".join(str(path) for path in batch.paths)
+        raise UserError(
+            f"the loss is {loss} at epoch {self.step // self.steps_per_epoch + 1}, step {self.step + 1}, "
+            f"pictures: {names}; nothing was saved after the last checkpoint. Lower lr, raise warmup_epochs, "
+            "set clip_norm, or look at these pictures' boxes"
+        )
+
+    # ---------------------------------------------------------------- checkpoints and evaluation
+
+    @property
+    def _checkpoint_interval(self) -> int:
+        interval = self.config.ckpt_interval
+        return interval if interval > 0 else self.steps_per_epoch
+
+    def _saves_now(self) -> bool:
+        return self.step % self._checkpoint_interval == 0
+
+    def _writes_checkpoints(self) -> bool:
+        return self.runtime.is_master or not self.config.is_save_on_master
+
+    def _save(self, path: Path | None = None) -> None:
+        """Write a step checkpoint (or the one at `path`) with all that a resumed run needs."""
+        if not self._writes_checkpoints() or self.config.need_profiler:
+            return
+        epoch = math.ceil(self.step / self.steps_per_epoch)
+        state = {
+            "step": self.step,
+            "steps_per_epoch": self.steps_per_epoch,
+            "seed": self.config.seed,
+            "best_map": self.best_map,
+            "best_epoch": self.best_epoch,
+            "labels": list(self.config.labels),
+        }
+        parameters = [*self.network.get_parameters(), *self._optimizer_slots()]
+        target = path or self.checkpoint_folder / f"{self.runtime.rank}-{epoch}_{self.step}.ckpt"
+        save_checkpoint(parameters, target, state)
+        if path is None:
+            prune_checkpoints(self.checkpoint_folder, self.config.keep_checkpoint_max)
+
+    def _evaluates_after(self, epoch: int) -> bool:
+        config = self.config
+        if not config.run_eval:
+            return False
+        is_last = epoch == config.max_epoch
+        due = (
+            epoch >= config.eval_start_epoch and (epoch - config.eval_start_epoch) % config.eval_interval == 0
+        )
+        return due or is_last
+
+    def _evaluate(self, epoch: int) -> None:
+        """Score the validation set; keep the checkpoint if it is the best so far."""
+        self.network.set_train(False)
+        result = evaluate_set(self.backend, self.config, self.folder, self.runtime)
+        self.train_step.set_train()
+        self.logger.info("epoch: %d, mAP:\n%s", epoch, result.report)
+        if result.mean_ap < self.best_map:
+            return
+        self.best_map, self.best_epoch = result.mean_ap, epoch
+        self.logger.info("update best result: %s", result.mean_ap)
+        if self.config.save_best_ckpt:
+            path = self.checkpoint_folder / "best_map.ckpt"
+            self._save(path)
+            self.logger.info("update best checkpoint at: %s", path)
+
+    def _start_profiler(self):
+        return ms.Profiler(output_path=str(self.folder / "profiler"))
+
+
+class LossMeter:
+    """Mean of the loss and its parts, and the time, since the last log line."""
+
+    def __init__(self):
+        self._clear()
+
+    def _clear(self) -> None:
+        self.total, self.parts, self.steps = 0.0, np.zeros(3), 0
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave the time until now (an evaluation, say) out of the next line."""
+        self.start = time.perf_counter()
+
+    def update(self, loss: float, parts: np.ndarray) -> None:
+        """Add one step: its loss and the (3,) box, objectness and class parts."""
+        self.total += loss
+        self.parts += parts
+        self.steps += 1
+
+    def take(self) -> tuple[float, np.ndarray, int, float]:
+        """(mean loss, mean parts, steps, seconds), and start anew."""
+        result = (
+            self.total / self.steps,
+            self.parts / self.steps,
+            self.steps,
+            time.perf_counter() - self.start,
+        )
+        self._clear()
+        return result
+
+
+def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
+    """The training set of the options, read and shuffled for this rank."""
+    image_dir, ann_file = resolve_set(config.data_dir, "train", config.ann_file)
+    dataset = load_detection_set(
+        image_dir, ann_file, config.labels, keep_empty=config.keep_empty, invalid_boxes=config.invalid_boxes
+    )
+    sampler = DistributedSampler(
+        len(dataset.records), runtime.rank, runtime.group_size, shuffle=True, seed=config.seed
+    )
+    augment = TrainAugment(
+        jitter=config.jitter,
+        hue=config.hue,
+        saturation=config.saturation,
+        value=config.value,
+        flip=config.flip,
+        each_multiscale=config.each_multiscale,
+        mosaic=config.mosaic,
+    )
+    return TrainLoader(
+        dataset,
+        sampler,
+        augment,
+        batch_size=config.per_batch_size,
+        shapes=config.train_shapes,
+        resize_rate=config.resize_rate,
+        max_box=config.max_box,
+        seed=config.seed,
+        workers=config.num_parallel_workers,
+    )
+
+
+def train(config: Config, runtime: Runtime) -> int:
+    """Run the training of the options; the exit code."""
+    Trainer(config, runtime).run()
+    return 0

@@ -1,0 +1,164 @@
+"""Options: precedence, types, aliases and the one-line errors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.config import ALIASES, DEFAULT_CONFIG, Config, load_config
+from src.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The defaults of the published "Script Parameters" table.
+PUBLISHED_DEFAULTS = {
+    "per_batch_size": 8,
+    "lr_scheduler": "exponential",
+    "lr": 0.001,
+    "lr_epochs": "220,250",
+    "lr_gamma": 0.1,
+    "eta_min": 0,
+    "t_max": 320,
+    "max_epoch": 320,
+    "warmup_epochs": 0,
+    "weight_decay": 0.0005,
+    "momentum": 0.9,
+    "loss_scale": 64,
+    "label_smooth": 0,
+    "label_smooth_factor": 0.1,
+    "log_interval": 100,
+    "ckpt_path": "outputs/",
+    "is_save_on_master": 1,
+    "is_distributed": 1,
+    "rank": 0,
+    "group_size": 1,
+    "need_profiler": 0,
+    "training_shape": "",
+    "resize_rate": 10,
+    "transfer_train": False,
+    "device_target": "Ascend",
+}
+
+
+def test_defaults_are_the_published_ones():
+    config = load_config([])
+    assert {key: config[key] for key in PUBLISHED_DEFAULTS} == PUBLISHED_DEFAULTS
+
+
+def test_command_line_wins_over_yaml_wins_over_default(tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("lr: 0.5\nmax_epoch: 7\nrun_eval: 1\n---\nlr: help text of a published file\n")
+    config = load_config(["--config_path", str(overlay), "--lr=0.25"])
+    assert (config.lr, config.max_epoch, config.run_eval, config.momentum) == (0.25, 7, True, 0.9)
+    assert config.origins["lr"] == "command line"
+    assert config.origins["max_epoch"] == str(overlay)
+    assert config.origins["momentum"] == "default"
+
+
+@pytest.mark.parametrize("word,value", [("0", False), ("1", True), ("true", True), ("False", False)])
+def test_booleans(word, value):
+    assert load_config([f"--is_distributed={word}"]).is_distributed is value
+    assert load_config(["--run_eval", word]).run_eval is value
+
+
+def test_aliases_reach_their_options(tmp_path):
+    overlay = tmp_path / "c.yaml"
+    overlay.write_text("seed: 5\n")
+    config = load_config(
+        [
+            "--config",
+            str(overlay),
+            "--epochs",
+            "3",
+            "--is_parallel",
+            "True",
+            "--weight=a.ckpt",
+            "--iou_thres=0.6",
+        ]
+    )
+    assert (config.seed, config.max_epoch, config.is_distributed) == (5, 3, True)
+    assert (config.pretrained, config.nms_thresh) == ("a.ckpt", 0.6)
+    assert set(ALIASES.values()) <= {"config_path", *config}
+
+
+@pytest.mark.parametrize(
+    "words,named",
+    [
+        (["--lrr=1"], "did you mean lr"),
+        (["--lr=fast"], "lr: 'fast' is not a finite number"),
+        (["--lr=nan"], "not a finite number"),
+        (["--lr=0"], "outside (0, inf)"),
+        (["--max_epoch=1.5"], "not a whole number"),
+        (["--run_eval=maybe"], "not a boolean"),
+        (["--device_target=Ascent"], "did you mean Ascend"),
+        (["--training_shape=417"], "not a multiple of 32"),
+        (["--multi_scale=[[416,400]]"], "multiples of 32"),
+        (["--backbone_shape=[1,2]"], "needs 5 entries"),
+        (["--labels=ship,ship"], "named twice: ship"),
+        (["--lr_epochs=a,b"], "lr_epochs"),
+        (["stray"], "unexpected word"),
+        (["--config_path=/nonexistent.yaml"], "/nonexistent.yaml"),
+    ],
+)
+def test_mistakes_are_named(words, named):
+    with pytest.raises(UserError) as caught:
+        load_config(words)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text,named",
+    [
+        ("learning_rate: 3\n", "learning_rate: unknown option"),
+        ("- a\n- b\n", "expected 'key: value' lines"),
+        ("lr: [1\n", "not valid YAML"),
+        ("lr: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("seed: {a: 1}\n", "not a whole number"),
+    ],
+)
+def test_bad_yaml_names_the_file(tmp_path, text, named):
+    overlay = tmp_path / "bad.yaml"
+    overlay.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config([f"--config_path={overlay}"])
+    assert str(overlay) in str(caught.value) and named in str(caught.value)
+
+
+def test_implied_values():
+    assert load_config(["--lr_scheduler=cosine_annealing", "--max_epoch=400"]).t_max == 400
+    assert load_config(["--transfer_train=1"]).filter_weight is True
+    assert load_config(["--testing_shape=416"]).eval_input_hw == (416, 416)
+    assert load_config(["--test_img_shape=[416,608]"]).eval_input_hw == (416, 608)
+    assert load_config([]).train_shapes == [(side, side) for side in range(416, 737, 32)]
+
+
+def test_config_is_immutable_and_reads_back(tmp_path):
+    config = load_config(["--lr=0.3", "--training_shape=416"])
+    with pytest.raises(AttributeError):
+        config.lr = 1
+    saved = tmp_path / "config.yaml"
+    saved.write_text(config.to_yaml())
+    assert dict(load_config([f"--config_path={saved}"])) == dict(config)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.name)
+def test_shipped_configs_load(path):
+    assert isinstance(load_config([f"--config_path={path}"]), Config)
+
+
+def test_every_option_is_documented_once():
+    values, help_by_group, allowed = yaml.safe_load_all(DEFAULT_CONFIG.read_text())
+    documented = [key for group in help_by_group.values() for key in group]
+    assert sorted(documented) == sorted(values)
+    assert set(allowed) <= set(values)
+
+
+def test_entry_point_prints_one_line_and_exits_2():
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", "--maxepoch=3"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: --maxepoch: unknown option; did you mean max_epoch?\n"

@@ -1,0 +1,19 @@
+"""Train YOLOv4 on a data set in COCO format."""
+
+from src.runtime import guard_cpu_kernels
+
+guard_cpu_kernels()  # before anything imports MindSpore
+
+from src.config import Config, run_entry_point  # noqa: E402
+
+
+def main(config: Config) -> int:
+    """Run the training that the options describe; the exit code."""
+    from src.runtime import setup_runtime
+    from src.trainer import train
+
+    return train(config, setup_runtime(config))
+
+
+if __name__ == "__main__":
+    run_entry_point(main, description=__doc__)

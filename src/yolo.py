@@ -1,0 +1,262 @@
+"""YOLOv4: backbone, neck (SPP and PANet) and heads, and the decoding of its raw maps into boxes.
+
+Widths of the neck follow the backbone's. Parameter names are those of the published checkpoints
+(`feature_map.backbone...`, `feature_map.conv1`, `feature_map.backblock0.conv0`, ...), except for the
+published `feature_map.backblock0.conv5` and `conv6`, a head that no output uses and that is not built here.
+"""
+
+from collections.abc import Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.ops import constexpr
+
+from src.cspdarknet53 import BACKBONE_LAYERS, BACKBONE_SHAPE, CspDarknet53, conv_block
+from src.errors import UserError
+
+ANCHORS = np.array(
+    [[12, 16], [19, 36], [40, 28], [36, 75], [76, 55], [72, 146], [142, 110], [192, 243], [459, 401]],
+    dtype=np.float32,
+)
+SCALE_X_Y = (1.2, 1.1, 1.05)
+STRIDES = (32, 16, 8)
+ANCHORS_A_CELL = 3
+# ImageNet's statistics of RGB in 0..1.
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+
+
+class YoloBlock(nn.Cell):
+    """Five convolutions, 1x1 and 3x3 in turn, to `channels` channels, and on top, by option, a head.
+
+    Inputs:
+        x (N, in_channels, H, W).
+
+    Outputs:
+        The map (N, channels, H, W), and where there is a head (`head_channels` > 0) its raw map
+        (N, head_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, channels: int, head_channels: int, activation: str):
+        super().__init__()
+        self.conv0 = conv_block(in_channels, channels, 1, activation=activation)
+        self.conv1 = conv_block(channels, 2 * channels, 3, activation=activation)
+        self.conv2 = conv_block(2 * channels, channels, 1, activation=activation)
+        self.conv3 = conv_block(channels, 2 * channels, 3, activation=activation)
+        self.conv4 = conv_block(2 * channels, channels, 1, activation=activation)
+        self.has_head = head_channels > 0
+        if self.has_head:
+            self.conv5 = conv_block(channels, 2 * channels, 3, activation=activation)
+            self.conv6 = nn.Conv2d(2 * channels, head_channels, 1, has_bias=True)
+
+    def construct(self, x):
+        x = self.conv4(self.conv3(self.conv2(self.conv1(self.conv0(x)))))
+        if self.has_head:
+            return x, self.conv6(self.conv5(x))
+        return x
+
+
+class SpatialPyramidPooling(nn.Cell):
+    """Maxima over 13x13, 9x9 and 5x5 windows and the input itself, side by side: 4 times the channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.MaxPool2d(kernel_size=5, stride=1, pad_mode="same")
+        self.join = ops.Concat(axis=1)
+
+    def construct(self, x):
+        # A maximum over 5x5 of maxima over 5x5 is one over 9x9, and once more gives 13x13.
+        five = self.pool(x)
+        nine = self.pool(five)
+        return self.join((self.pool(nine), nine, five, x))
+
+
+def upsample(x):
+    """Double the sides of (N, C, H, W) by repeating pixels."""
+    return ops.ResizeNearestNeighbor((2 * x.shape[2], 2 * x.shape[3]))(x)
+
+
+class FeatureMap(nn.Cell):
+    """Backbone, SPP and PANet with its three heads; arguments and results as of `YoloV4`."""
+
+    def __init__(
+        self,
+        backbone: nn.Cell,
+        backbone_shape: Sequence[int],
+        head_channels: int,
+        activation: str,
+        lateral_kernel: int,
+    ):
+        super().__init__()
+        c3, c4, c5 = (channels // 2 for channels in backbone_shape[2:])
+
+        def conv(in_channels, out_channels, kernel_size, stride=1):
+            return conv_block(in_channels, out_channels, kernel_size, stride, activation)
+
+        self.backbone = backbone
+        self.conv1 = conv(2 * c5, c5, 1)
+        self.conv2 = conv(c5, 2 * c5, 3)
+        self.conv3 = conv(2 * c5, c5, 1)
+        self.pyramid_pooling = SpatialPyramidPooling()
+        self.conv4 = conv(4 * c5, c5, 1)
+        self.conv5 = conv(c5, 2 * c5, 3)
+        self.conv6 = conv(2 * c5, c5, 1)
+        self.conv7 = conv(c5, c4, 1)
+        self.conv8 = conv(2 * c4, c4, 1)
+        self.backblock0 = YoloBlock(2 * c4, c4, 0, activation)
+        self.conv9 = conv(c4, c3, lateral_kernel)
+        self.conv10 = conv(2 * c3, c3, 1)
+        self.conv11 = conv(c3, c4, 3, 2)
+        self.conv12 = conv(c4, c5, 3, 2)
+        self.backblock1 = YoloBlock(2 * c3, c3, head_channels, activation)
+        self.backblock2 = YoloBlock(2 * c4, c4, head_channels, activation)
+        self.backblock3 = YoloBlock(2 * c5, c5, head_channels, activation)
+        self.join = ops.Concat(axis=1)
+
+    def construct(self, x):
+        stride8, stride16, stride32 = self.backbone(x)
+        top = self.conv3(self.conv2(self.conv1(stride32)))
+        top = self.conv6(self.conv5(self.conv4(self.pyramid_pooling(top))))
+        middle = self.backblock0(self.join((upsample(self.conv7(top)), self.conv8(stride16))))
+        bottom = self.join((upsample(self.conv9(middle)), self.conv10(stride8)))
+        bottom, raw8 = self.backblock1(bottom)
+        middle, raw16 = self.backblock2(self.join((self.conv11(bottom), middle)))
+        _, raw32 = self.backblock3(self.join((self.conv12(middle), top)))
+        return raw32, raw16, raw8
+
+
+class YoloV4(nn.Cell):
+    """The network, from pictures to raw maps.
+
+    Args:
+        num_classes: number of classes C.
+        backbone_shape: output channels of the backbone's five stages; the neck's are half of the last three.
+        backbone_layers: residual blocks of the backbone's five stages.
+        backbone_input_shape: input channels of the five stages; by default half of the first stage's output
+            for the stem, then the output of the stage before.
+        backbone_activation, neck_activation: mish, leaky or silu.
+        lateral_kernel: kernel of the convolution in front of the second upsampling.
+
+    Inputs:
+        x float32 (N, 3, H, W), normalised RGB, H and W multiples of 32.
+
+    Outputs:
+        Raw maps of strides 32, 16 and 8, each (N, 3 * (5 + C), H / stride, W / stride): for each of three
+        anchors x, y, w, h, objectness and C classes, all before their activations.
+
+    Raises:
+        UserError: an option that makes no network.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        backbone_shape: Sequence[int] = BACKBONE_SHAPE,
+        backbone_layers: Sequence[int] = BACKBONE_LAYERS,
+        backbone_input_shape: Sequence[int] | None = None,
+        backbone_activation: str = "mish",
+        neck_activation: str = "leaky",
+        lateral_kernel: int = 1,
+    ):
+        super().__init__()
+        if num_classes < 1:
+            raise UserError("labels: at least one class is needed")
+        if backbone_input_shape is None:
+            backbone_input_shape = (max(1, backbone_shape[0] // 2), *backbone_shape[:-1])
+        self.num_classes = num_classes
+        backbone = CspDarknet53(backbone_input_shape, backbone_shape, backbone_layers, backbone_activation)
+        head_channels = ANCHORS_A_CELL * (5 + num_classes)
+        self.feature_map = FeatureMap(
+            backbone, backbone_shape, head_channels, neck_activation, lateral_kernel
+        )
+
+    def construct(self, x):
+        return self.feature_map(x)
+
+
+@constexpr
+def _grid_constants(height, width, stride, anchors):
+    """Cell corners (1, 1, 2, H, W), grid size and anchors (1, A, 2, 1, 1), the latter as share of the input."""
+    y, x = np.mgrid[:height, :width]
+    size = np.array([width, height], np.float32)
+    corners = np.stack([x, y])[None, None].astype(np.float32)
+    shares = np.array(anchors, np.float32) / (size * stride)
+    return Tensor(corners), Tensor(size.reshape(1, 1, 2, 1, 1)), Tensor(shares[None, :, :, None, None])
+
+
+class YoloDecoder(nn.Cell):
+    """Turns raw maps into boxes: xy = (s * sigmoid(t) - (s - 1) / 2 + cell) / grid, wh = exp(t) * anchor / input.
+
+    Args:
+        anchors: (9, 2) width and height in input pixels; three each for strides 8, 16, 32.
+        scale_x_y: the factors s of strides 8, 16, 32.
+
+    Inputs:
+        raw32, raw16, raw8, the outputs of `YoloV4`.
+
+    Outputs:
+        For strides 32, 16 and 8 (N, H, W, 3, 5 + C): centre x, y, width, height as shares of the input,
+        objectness and class probabilities, each after a sigmoid.
+    """
+
+    def __init__(self, anchors=ANCHORS, scale_x_y: Sequence[float] = SCALE_X_Y):
+        super().__init__()
+        self.anchors, self.scale_x_y = head_settings(anchors, scale_x_y)
+
+    def construct(self, raw32, raw16, raw8):
+        return self.decode(raw32, 0), self.decode(raw16, 1), self.decode(raw8, 2)
+
+    def decode(self, raw, level):
+        """One raw map; `level` counts the strides 32, 16, 8."""
+        raw = ops.cast(raw, ms.float32)
+        n, channels, height, width = raw.shape
+        raw = raw.reshape(n, ANCHORS_A_CELL, channels // ANCHORS_A_CELL, height, width)
+        corners, size, anchor = _grid_constants(height, width, STRIDES[level], self.anchors[level])
+        s = self.scale_x_y[level]
+        xy = (ops.sigmoid(raw[:, :, 0:2]) * s - (s - 1) / 2 + corners) / size
+        wh = ops.exp(raw[:, :, 2:4]) * anchor
+        decoded = ops.concat((xy, wh, ops.sigmoid(raw[:, :, 4:])), 2)
+        return decoded.transpose(0, 3, 4, 1, 2)
+
+
+def head_settings(anchors, scale_x_y: Sequence[float]) -> tuple[tuple, tuple]:
+    """Anchors, as nested tuples, and `scale_x_y` in the order of the outputs: strides 32, 16, 8.
+
+    Raises:
+        UserError: not nine anchors of positive size or not three factors.
+    """
+    anchors = np.asarray(anchors, np.float64)
+    if anchors.shape != (len(STRIDES) * ANCHORS_A_CELL, 2) or not (anchors > 0).all():
+        raise UserError("anchor_scales: nine pairs of a positive width and height are needed")
+    if len(scale_x_y) != len(STRIDES):
+        raise UserError("scale_x_y: three factors are needed, for strides 8, 16, 32")
+    by_stride = anchors.reshape(len(STRIDES), ANCHORS_A_CELL, 2)[::-1].tolist()
+    nested = tuple(tuple(tuple(anchor) for anchor in level) for level in by_stride)
+    return nested, tuple(float(s) for s in reversed(scale_x_y))
+
+
+class YoloDetector(nn.Cell):
+    """Network and decoder in one, with the network's own parameter names: pictures in, decoded maps out."""
+
+    def __init__(self, yolo: nn.Cell, decoder: nn.Cell):
+        super().__init__(auto_prefix=False)
+        self.yolo = yolo
+        self.decoder = decoder
+
+    def construct(self, x):
+        raw32, raw16, raw8 = self.yolo(x)
+        return self.decoder(raw32, raw16, raw8)
+
+
+class Normalize(nn.Cell):
+    """Pictures uint8 (N, 3, H, W) to float32 (x / 255 - mean) / std, so that they travel as bytes."""
+
+    def __init__(self, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD):
+        super().__init__(auto_prefix=False)
+        self.mean = Tensor(np.array(mean, np.float32).reshape(1, 3, 1, 1) * 255)
+        self.factor = Tensor(1 / (np.array(std, np.float32).reshape(1, 3, 1, 1) * 255))
+
+    def construct(self, x):
+        return (ops.cast(x, ms.float32) - self.mean) * self.factor

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shared by the scripts of this folder; sourced, not run.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -26,7 +27,7 @@ find_python() {
 
 # Make .venv where it is absent and install a requirements file into it (again only when it changed).
 prepare_venv() { # REQUIREMENTS
-    local base="${PYTHON:-python3}" stamp="$ROOT/.venv/.installed-$(basename "$1")"
+    local base="${PYTHON:-python3}" stamp="$ROOT/.venv/.installed-$1"
     if [ ! -x "$ROOT/.venv/bin/python" ]; then
         "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
             die "Python 3.10 or later is needed; set PYTHON to one, for example PYTHON=python3.11"

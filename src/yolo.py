@@ -221,7 +221,7 @@ class YoloDecoder(nn.Cell):
         return decoded.transpose(0, 3, 4, 1, 2)
 
 
-def head_settings(anchors, scale_x_y: Sequence[float]) -> tuple[tuple, tuple]:
+def head_settings(anchors, scale_x_y: Sequence[float] = SCALE_X_Y) -> tuple[tuple, tuple]:
     """Anchors, as nested tuples, and `scale_x_y` in the order of the outputs: strides 32, 16, 8.
 
     Raises:

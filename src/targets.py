@@ -1,0 +1,194 @@
+"""Assignment of ground-truth boxes to cells and anchors, inside the graph, from a compact box tensor.
+
+A box goes to the anchor that fits it best, and to every anchor that it overlaps by more than 0.213, shapes
+compared at a common centre; the cell is the one its centre lies in. The published code does this on the
+host in two passes over the boxes, where a later write to a cell overrides an earlier one. Here a pass and
+a box's number make a priority, and one scattered maximum finds the winner of every cell, so the cost hardly
+depends on the number of boxes.
+"""
+
+from collections.abc import Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.ops import constexpr
+
+from src.errors import UserError
+from src.yolo import ANCHORS, ANCHORS_A_CELL, STRIDES, head_settings
+
+SECOND_PASS_OVERLAP = 0.213
+
+
+def grid_shapes(input_hw):
+    """(height, width) of the grids of strides 32, 16, 8 for an input (height, width)."""
+    return tuple((input_hw[0] // stride, input_hw[1] // stride) for stride in STRIDES)
+
+
+@constexpr
+def _anchor_tables(batch, max_box, input_hw, anchors):
+    """What the assignment needs of each anchor, in published order (stride 8 first), as (1, 1, 9) tensors.
+
+    Returns anchor width, height, grid width, grid height, number of the first cell (of the anchor's stride,
+    in the anchor's row of cells), the numbers 0..8, and for each picture the number of its first row
+    (batch, 1, 1), for each box its number from 1 (1, max_box, 1).
+    """
+    grids = grid_shapes(input_hw)
+    sizes = [height * width for height, width in grids]
+    rows = []
+    for level in reversed(range(len(STRIDES))):
+        height, width = grids[level]
+        for slot, (anchor_w, anchor_h) in enumerate(anchors[level]):
+            rows.append((anchor_w, anchor_h, width, height, slot * sum(sizes) + sum(sizes[:level])))
+    table = np.array(rows).T
+    as_float = [Tensor(column.astype(np.float32).reshape(1, 1, -1)) for column in table[:4]]
+    first_cell = Tensor(table[4].astype(np.int32).reshape(1, 1, -1))
+    numbers = Tensor(np.arange(table.shape[1], dtype=np.int32).reshape(1, 1, -1))
+    pictures = Tensor((np.arange(batch, dtype=np.int32) * ANCHORS_A_CELL * sum(sizes)).reshape(-1, 1, 1))
+    boxes = Tensor(np.arange(1, max_box + 1, dtype=np.int32).reshape(1, -1, 1))
+    return (*as_float, first_cell, numbers, pictures, boxes)
+
+
+def cell_index(share, cells):
+    """floor(share * cells), kept within the grid, without rounding in the product (cells up to 256).
+
+    Centres often lie on the border of two cells. A product rounded to float32 would move those from the cell
+    that the published code, which multiplies in double precision, puts them in. Double precision is no
+    choice on every device, so the share is multiplied in two pieces, each of them exact.
+    """
+    high = ops.floor(share * 65536) / 65536
+    low = share - high
+    index = ops.floor(high * cells + low * cells)
+    rounded_up = (high * cells - index) + low * cells < 0
+    index = ops.where(rounded_up, index - 1, index)
+    return ops.minimum(ops.maximum(index, 0), cells - 1)
+
+
+class TargetAssigner(nn.Cell):
+    """Dense targets of a batch.
+
+    The cells of all strides lie on one axis of length T: the grid of stride 32 row by row, then those of
+    stride 16 and 8.
+
+    Args:
+        num_classes: number of classes C.
+        anchors: (9, 2) width and height in input pixels; three each for strides 8, 16, 32.
+        label_smooth: the class targets are 1 - factor and factor / (C - 1), of the winner alone. Otherwise 1
+            and 0, and a cell that several boxes were assigned to keeps the classes of all.
+        label_smooth_factor: the factor.
+
+    Inputs:
+        boxes float32 (N, max_box, 5): x1, y1, x2, y2 in input pixels and class; rows of zeros are padding.
+        input_hw: (height, width) of the network's input, multiples of 32.
+
+    Outputs:
+        assigned (N, 3, T): 1 where an object is assigned, else 0.
+        truth (4, N, 3, T): the object's centre x, y, width, height as shares of the input; 0 elsewhere.
+        classes (N, 3, C, T): class targets; of no meaning where nothing is assigned.
+        in_stride (N, max_box, 3): 1 where the box won a cell of stride 32, 16, 8, else 0.
+
+    Raises:
+        UserError: anchors or factor out of range.
+    """
+
+    def __init__(
+        self, num_classes: int, anchors=ANCHORS, label_smooth: bool = False, label_smooth_factor: float = 0.1
+    ):
+        super().__init__()
+        if not 0 <= label_smooth_factor < 1:
+            raise UserError(f"label_smooth_factor: {label_smooth_factor} is outside [0, 1)")
+        self.num_classes = num_classes
+        self.anchors, _ = head_settings(anchors)
+        self.label_smooth = label_smooth
+        self.on = 1.0 - label_smooth_factor
+        self.off = label_smooth_factor / max(num_classes - 1, 1)
+
+    def construct(self, boxes, input_hw):
+        batch, max_box, _ = boxes.shape
+        cells = sum([height * width for height, width in grid_shapes(input_hw)])
+        anchor_w, anchor_h, grid_w, grid_h, first_cell, numbers, pictures, order = _anchor_tables(
+            batch, max_box, input_hw, self.anchors
+        )
+        x1, y1, x2, y2, label = ops.split(boxes, 1, 2)
+        width, height = x2 - x1, y2 - y1
+        x, y = (x1 + x2) * 0.5 / input_hw[1], (y1 + y2) * 0.5 / input_hw[0]
+
+        common = ops.minimum(width, anchor_w) * ops.minimum(height, anchor_h)
+        overlap = common / (width * height + anchor_w * anchor_h - common)
+        best = ops.expand_dims(ops.argmax(overlap, -1), -1)
+        priority = ops.where(numbers == ops.cast(best, ms.int32), order, 0)
+        priority = ops.where(overlap > SECOND_PASS_OVERLAP, order + max_box, priority)
+        priority = ops.where(ops.logical_and(width > 0, height > 0), priority, 0)
+
+        column, row = cell_index(x, grid_w), cell_index(y, grid_h)
+        cell = pictures + first_cell + ops.cast(row * grid_w + column, ms.int32)
+
+        flat_cell = cell.reshape(-1, 1)
+        winners = ops.zeros((batch * ANCHORS_A_CELL * cells,), ms.int32)
+        winners = ops.tensor_scatter_max(winners, flat_cell, priority.reshape(-1))
+        won = ops.logical_and(ops.gather(winners, cell, 0) == priority, priority > 0)
+        in_stride = ops.cast(won, ms.float32).reshape(batch, max_box, len(STRIDES), ANCHORS_A_CELL).max(-1)
+
+        classes = self._classes(won if self.label_smooth else priority > 0, label, cell, batch, cells)
+        winners = winners.reshape(batch, ANCHORS_A_CELL, cells)
+        assigned = ops.cast(winners > 0, ms.float32)
+        box = ops.where(winners > max_box, winners - max_box, winners)
+        box = ops.maximum(box - 1, 0) + pictures // (ANCHORS_A_CELL * cells) * max_box
+        shares = ops.stack((x, y, width / input_hw[1], height / input_hw[0])).reshape(4, -1)
+        truth = ops.gather(shares, box, 1) * assigned
+        return assigned, truth, classes, in_stride[:, :, ::-1]
+
+    def _classes(self, assigned, label, cell, batch, cells):
+        """Class targets (N, 3, C, T): `assigned` (N, max_box, 9) says which of the boxes' cells count."""
+        # Rows of cells are apart by `cells`; rows of classes of one anchor by the same.
+        row = cell // cells * self.num_classes + ops.cast(label, ms.int32)
+        index = row * cells + cell % cells
+        flat = ops.zeros((batch * ANCHORS_A_CELL * self.num_classes * cells,), ms.float32)
+        flat = ops.tensor_scatter_max(flat, index.reshape(-1, 1), ops.cast(assigned, ms.float32).reshape(-1))
+        classes = flat.reshape(batch, ANCHORS_A_CELL, self.num_classes, cells)
+        if self.label_smooth:
+            classes = classes * (self.on - self.off) + self.off
+        return classes
+
+
+def assign_targets(
+    boxes: np.ndarray,
+    input_hw: Sequence[int],
+    num_classes: int,
+    *,
+    anchors=ANCHORS,
+    label_smooth: bool = False,
+    label_smooth_factor: float = 0.1,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Targets of one picture as the published code lays them out, to look at and to compare.
+
+    Args:
+        boxes: (n, 5) x1, y1, x2, y2 in input pixels and class.
+        input_hw: (height, width) of the network's input.
+        num_classes: number of classes C.
+        anchors, label_smooth, label_smooth_factor: as of `TargetAssigner`.
+
+    Returns:
+        For strides 32, 16, 8 the dense targets (H, W, 3, 5 + C), zero where nothing is assigned: x, y, w, h
+        as shares of the input, 1, classes; and the boxes (k, 4) x, y, w, h that won a cell of the stride.
+    """
+    boxes = np.asarray(boxes, np.float32).reshape(1, -1, 5)
+    input_hw = tuple(int(side) for side in input_hw)
+    assigner = TargetAssigner(num_classes, anchors, label_smooth, label_smooth_factor)
+    assigned, truth, classes, in_stride = (out.asnumpy() for out in assigner(Tensor(boxes), input_hw))
+    dense = np.concatenate(
+        [truth[:, 0], assigned[0][None], (classes[0] * assigned[0][:, None]).transpose(1, 0, 2)]
+    )
+    corners = boxes[0, :, :4].reshape(-1, 2, 2)
+    size = np.array(input_hw[::-1], np.float32)
+    shares = np.concatenate(
+        [corners.sum(1) * np.float32(0.5) / size, (corners[:, 1] - corners[:, 0]) / size], 1
+    )
+    targets, used, start = [], [], 0
+    for level, (height, width) in enumerate(grid_shapes(input_hw)):
+        stop = start + height * width
+        level_cells = dense[:, :, start:stop].reshape(-1, ANCHORS_A_CELL, height, width)
+        targets.append(np.ascontiguousarray(level_cells.transpose(2, 3, 1, 0)))
+        used.append(shares[in_stride[0, :, level] > 0])
+        start = stop
+    return targets, used

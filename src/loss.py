@@ -1,0 +1,194 @@
+"""Loss of YOLOv4: GIoU, objectness and classes, with targets assigned in the graph from a box tensor.
+
+The maps of the three strides are put side by side on one axis of cells, as `src.targets` does, so that one
+run over large tensors does the work of three. What takes no gradient (targets, ignore mask) is built from
+detached values.
+"""
+
+from collections.abc import Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore.ops import constexpr
+
+from src.errors import UserError
+from src.targets import TargetAssigner, grid_shapes
+from src.yolo import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
+
+EPSILON = 1e-6
+# exp() of more than this is no box, and an infinite one would turn the loss of a whole batch into NaN.
+LARGEST_LOG_SIZE = 20.0
+# Boxes times cells of one piece of the ignore mask: pieces that fit a cache are faster than one.
+MASK_PIECE = 1 << 20
+
+
+@constexpr
+def _cell_tables(input_hw, anchors, scale_x_y):
+    """Constants of every cell: corner x, y (1, 1, T), grid width, height, factor s, anchor w, h (1, 3, T)."""
+    columns = []
+    for level, (height, width) in enumerate(grid_shapes(input_hw)):
+        y, x = (grid.ravel() for grid in np.mgrid[:height, :width])
+        same = np.ones(height * width)
+        shares = np.array(anchors[level]) / np.array(input_hw[::-1])
+        sizes = [width * same, height * same, scale_x_y[level] * same]
+        columns.append(np.stack([x, y, *sizes, *np.outer(shares.T.ravel(), same)]))
+    table = np.concatenate(columns, 1).astype(np.float32)
+    single = [Tensor(row[None, None]) for row in table[:5]]
+    return (*single, Tensor(table[5:8][None]), Tensor(table[8:11][None]))
+
+
+def generalized_iou(x, y, w, h, true_x, true_y, true_w, true_h):
+    """GIoU of pairs of boxes given by centre and size, arrays of one shape; within -1..1.
+
+    IoU - (hull - union) / hull, https://arxiv.org/abs/1902.09630, with 1e-6 added to union and hull.
+    """
+    left, right, top, bottom = x - w / 2, x + w / 2, y - h / 2, y + h / 2
+    true_left, true_right = true_x - true_w / 2, true_x + true_w / 2
+    true_top, true_bottom = true_y - true_h / 2, true_y + true_h / 2
+    common_w = ops.relu(ops.minimum(right, true_right) - ops.maximum(left, true_left))
+    common_h = ops.relu(ops.minimum(bottom, true_bottom) - ops.maximum(top, true_top))
+    common = common_w * common_h
+    union = w * h + true_w * true_h - common + EPSILON
+    hull_w = ops.maximum(right, true_right) - ops.minimum(left, true_left)
+    hull_h = ops.maximum(bottom, true_bottom) - ops.minimum(top, true_top)
+    hull = hull_w * hull_h + EPSILON
+    return ops.clamp(common / union - (hull - union) / hull, -1.0, 1.0)
+
+
+def overlaps_any(x, y, w, h, boxes, threshold: float):
+    """Whether the IoU of a prediction with any of the boxes reaches a threshold.
+
+    Args:
+        x, y, w, h: predictions (N, K), centre and size.
+        boxes: (4, N, M) centre and size; boxes without area count for nothing.
+        threshold: the least IoU.
+
+    Returns:
+        bool (N, K).
+    """
+    # IoU >= t means common >= t / (1 + t) * (area + area'). The part that knows only the prediction stays
+    # out of the pairs. min(right, right') - max(left, left') is written with relu, since minimum and
+    # maximum of operands that need broadcasting are twenty times slower on the CPU.
+    share = threshold / (1 + threshold)
+    n, k = x.shape
+    left, right, top, bottom = x - w / 2, x + w / 2, y - h / 2, y + h / 2
+    planes = [ops.expand_dims(plane, 1) for plane in (left, right, top, bottom, w, h)]
+    left, right, top, bottom, width, height = planes
+    piece = max(16, MASK_PIECE // (n * k))
+    most = None
+    for part in ops.split(ops.expand_dims(boxes, -1), piece, 2):
+        box_x, box_y, box_w, box_h = part[0], part[1], part[2], part[3]
+        box_left, box_right = box_x - box_w / 2, box_x + box_w / 2
+        box_top, box_bottom = box_y - box_h / 2, box_y + box_h / 2
+        common_w = ops.relu(width - (ops.relu(right - box_right) + ops.relu(box_left - left)))
+        common_h = height - (ops.relu(bottom - box_bottom) + ops.relu(box_top - top))
+        excess = (common_w * common_h - box_w * box_h * share).max(1)
+        most = excess if most is None else ops.maximum(most, excess)
+    return most >= w * h * share
+
+
+class YoloLoss(nn.Cell):
+    """Loss of a batch.
+
+    Box: gain * (2 - w h) * (1 - GIoU), w and h the object's as shares of the input. Objectness: binary cross
+    entropy of cells with an object and of those whose prediction overlaps no object of their stride by
+    `ignore_threshold`. Class: binary cross entropy of cells with an object. All summed over cells and divided
+    by the batch.
+
+    Args:
+        num_classes: number of classes C.
+        anchors: (9, 2) width and height in input pixels; three each for strides 8, 16, 32.
+        scale_x_y: grid sensitivity of strides 8, 16, 32.
+        ignore_threshold: IoU from which a prediction without an object is no negative.
+        label_smooth, label_smooth_factor: as of `TargetAssigner`.
+        gains: of box, objectness, class.
+        head_gains: of strides 32, 16, 8.
+
+    Inputs:
+        raw32, raw16, raw8: outputs of `YoloV4`, (N, 3 * (5 + C), H, W) each.
+        boxes float32 (N, max_box, 5): x1, y1, x2, y2 in input pixels and class; rows of zeros are padding.
+
+    Outputs:
+        The loss, a scalar, and its parts (3, 3): strides 32, 16, 8 by box, objectness, class.
+
+    Raises:
+        UserError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        anchors=ANCHORS,
+        scale_x_y: Sequence[float] = SCALE_X_Y,
+        ignore_threshold: float = 0.7,
+        label_smooth: bool = False,
+        label_smooth_factor: float = 0.1,
+        gains: Sequence[float] = (10, 1, 1),
+        head_gains: Sequence[float] = (1, 1, 1),
+    ):
+        super().__init__()
+        if not 0 < ignore_threshold <= 1:
+            raise UserError(f"ignore_threshold: {ignore_threshold} is outside (0, 1]")
+        self.num_classes = num_classes
+        self.anchors, self.scale_x_y = head_settings(anchors, scale_x_y)
+        self.ignore_threshold = float(ignore_threshold)
+        self.assigner = TargetAssigner(num_classes, anchors, label_smooth, label_smooth_factor)
+        self.gains = Tensor(np.outer(head_gains, gains).astype(np.float32))
+        self.cross_entropy = ops.SigmoidCrossEntropyWithLogits()
+
+    def construct(self, raw32, raw16, raw8, boxes):
+        n, channels, height, width = raw32.shape
+        input_hw = (height * STRIDES[0], width * STRIDES[0])
+        shape = (n, ANCHORS_A_CELL, channels // ANCHORS_A_CELL, -1)
+        raw = ops.concat((raw32.reshape(shape), raw16.reshape(shape), raw8.reshape(shape)), -1)
+        raw = ops.cast(raw, ms.float32)
+        t_x, t_y, t_w, t_h, t_object, t_class = ops.split(raw, [1, 1, 1, 1, 1, self.num_classes], 2)
+
+        cell_x, cell_y, grid_w, grid_h, s, anchor_w, anchor_h = _cell_tables(
+            input_hw, self.anchors, self.scale_x_y
+        )
+        x = (ops.sigmoid(t_x.squeeze(2)) * s - (s - 1) / 2 + cell_x) / grid_w
+        y = (ops.sigmoid(t_y.squeeze(2)) * s - (s - 1) / 2 + cell_y) / grid_h
+        w = ops.exp(ops.clamp(t_w.squeeze(2), max=LARGEST_LOG_SIZE)) * anchor_w
+        h = ops.exp(ops.clamp(t_h.squeeze(2), max=LARGEST_LOG_SIZE)) * anchor_h
+
+        assigned, truth, classes, in_stride = self.assigner(boxes, input_hw)
+        assigned, truth = ops.stop_gradient(assigned), ops.stop_gradient(truth)
+        true_x, true_y, true_w, true_h = truth[0], truth[1], truth[2], truth[3]
+        weight = assigned * (2 - true_w * true_h)
+        box_loss = weight * (1 - generalized_iou(x, y, w, h, true_x, true_y, true_w, true_h))
+
+        counted = ops.stop_gradient(self._counted(x, y, w, h, boxes, in_stride, input_hw))
+        objectness = self.cross_entropy(t_object.squeeze(2), assigned) * ops.maximum(assigned, counted)
+        class_loss = self.cross_entropy(t_class, ops.stop_gradient(classes)) * ops.expand_dims(assigned, 2)
+
+        cells = tuple([rows * columns for rows, columns in grid_shapes(input_hw)])
+        sums = ops.stack((box_loss.sum((0, 1)), objectness.sum((0, 1)), class_loss.sum((0, 1, 2))))
+        by_stride = [part.sum(1) for part in ops.split(sums, cells, 1)]
+        parts = ops.stack(by_stride) * self.gains / n
+        return parts.sum(), parts
+
+    def _counted(self, x, y, w, h, boxes, in_stride, input_hw):
+        """1 where the prediction overlaps no object of its stride enough to be ignored, (N, 3, T)."""
+        x, y, w, h = (ops.stop_gradient(plane) for plane in (x, y, w, h))
+        n, _, cells = x.shape
+        x1, y1, x2, y2, _ = ops.split(boxes, 1, 2)
+        truth = ops.stack(
+            (
+                (x1 + x2) * 0.5 / input_hw[1],
+                (y1 + y2) * 0.5 / input_hw[0],
+                (x2 - x1) / input_hw[1],
+                (y2 - y1) / input_hw[0],
+            )
+        ).squeeze(-1)
+        masks, start = [], 0
+        for level, (rows, columns) in enumerate(grid_shapes(input_hw)):
+            stop = start + rows * columns
+            planes = [plane[:, :, start:stop].reshape(n, -1) for plane in (x, y, w, h)]
+            objects = truth * in_stride[:, :, level]
+            ignored = overlaps_any(*planes, objects, self.ignore_threshold)
+            masks.append(ops.cast(ops.logical_not(ignored), ms.float32).reshape(n, ANCHORS_A_CELL, -1))
+            start = stop
+        return ops.concat(masks, -1)

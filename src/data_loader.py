@@ -1,0 +1,236 @@
+"""Batches for training and evaluation: pictures are read and prepared by threads, ahead of the network.
+
+OpenCV and Pillow work outside Python's global lock, so threads suffice and nothing is copied between
+processes. Every random draw is a function of (seed, epoch, sample), so batches do not depend on the number
+of threads and a run can go on from any step.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from src.distributed_sampler import DistributedSampler, shape_for_step
+from src.errors import UserError
+from src.image_io import read_rgb
+from src.logger import get_logger
+from src.transforms import ResizeGeometry, TrainAugment, letterbox, mosaic, stretch_for_eval
+from src.yolo_dataset import DetectionSet, ImageRecord
+
+BATCHES_AHEAD = 3  # bounds the memory of prepared batches
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """images (N, 3, H, W) uint8 RGB; boxes (N, max_box, 5) float32 x1 y1 x2 y2 class, padded with zeros."""
+
+    images: np.ndarray
+    boxes: np.ndarray
+    paths: list[Path]
+
+
+@dataclass(frozen=True)
+class EvalBatch:
+    """images (N, 3, H, W) uint8 RGB, always the full batch; only the first `valid` count.
+
+    `geometry[i].inverse` maps boxes of the input to picture i; `image_wh` (N, 2) int is its size.
+    """
+
+    images: np.ndarray
+    records: list[ImageRecord]
+    geometry: list[ResizeGeometry]
+    valid: int
+
+    @property
+    def image_ids(self) -> list[int]:
+        """COCO ids of the pictures that count."""
+        return [record.id for record in self.records[: self.valid]]
+
+    @property
+    def image_wh(self) -> np.ndarray:
+        """(valid, 2) width and height of the pictures that count."""
+        return np.array([(record.width, record.height) for record in self.records[: self.valid]])
+
+
+class TrainLoader:
+    """Augmented batches of a detection set.
+
+    Args:
+        dataset: what to read.
+        sampler: this rank's order of the samples in each epoch.
+        augment: the random changes.
+        batch_size: pictures a batch; an incomplete last batch is left out.
+        shapes: input (height, width) shapes; one is drawn every `resize_rate` steps.
+        max_box: rows of the boxes; more objects in a picture are dropped, with one warning.
+        seed: of everything that is drawn.
+        workers: threads.
+
+    Raises:
+        UserError: fewer samples than a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionSet,
+        sampler: DistributedSampler,
+        augment: TrainAugment,
+        *,
+        batch_size: int,
+        shapes: list[tuple[int, int]],
+        resize_rate: int,
+        max_box: int,
+        seed: int,
+        workers: int,
+    ):
+        if len(sampler) < batch_size:
+            raise UserError(
+                f"{dataset.ann_file}: {len(sampler)} pictures for each device, per_batch_size is {batch_size}; "
+                "lower per_batch_size or add pictures"
+            )
+        self.dataset, self.sampler, self.augment = dataset, sampler, augment
+        self.batch_size, self.shapes, self.resize_rate = batch_size, shapes, resize_rate
+        self.max_box, self.seed, self.workers = max_box, seed, workers
+        self.dropped_boxes = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of this rank in an epoch."""
+        return len(self.sampler) // self.batch_size
+
+    def shape(self, epoch: int, step: int) -> tuple[int, int]:
+        """Input (height, width) of a step of an epoch."""
+        return shape_for_step(self.shapes, self.resize_rate, self.seed, epoch, step)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[TrainBatch]:
+        """The batches of an epoch, from a step on.
+
+        Raises:
+            UserError: a picture cannot be read; names it.
+        """
+        indices = self.sampler.indices(epoch)
+
+        def jobs() -> Iterator[tuple]:
+            for step in range(start_step, self.steps_per_epoch):
+                rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
+                yield [(int(index), epoch, self.shape(epoch, step)) for index in indices[rows]]
+
+        return _prefetch(jobs(), self._sample, self._collate, self.workers)
+
+    def _sample(self, index: int, epoch: int, input_hw: tuple[int, int]):
+        rng = np.random.default_rng((self.seed, epoch, index))
+        if not self.augment.mosaic:
+            return self._augmented(rng, index, input_hw), self.dataset.records[index].path
+        others = rng.integers(len(self.dataset.records), size=3)
+        parts = [self._augmented(rng, int(number), input_hw) for number in (index, *others)]
+        return mosaic(rng, parts, input_hw), self.dataset.records[index].path
+
+    def _augmented(self, rng, index, input_hw):
+        record = self.dataset.records[index]
+        image = read_rgb(record.path, (record.width, record.height))
+        return self.augment(rng, image, record.boxes, record.classes, input_hw)
+
+    def _collate(self, samples) -> TrainBatch:
+        height, width = samples[0][0][0].shape[:2]
+        images = np.empty((len(samples), 3, height, width), np.uint8)
+        boxes = np.zeros((len(samples), self.max_box, 5), np.float32)
+        for row, ((image, found, classes), _) in enumerate(samples):
+            planes_first(image, images[row])
+            if len(found) > self.max_box:
+                self._warn_dropped(len(found) - self.max_box, samples[row][1])
+            count = min(len(found), self.max_box)
+            boxes[row, :count, :4] = found[:count]
+            boxes[row, :count, 4] = classes[:count]
+        return TrainBatch(images, boxes, [path for _, path in samples])
+
+    def _warn_dropped(self, count: int, path: Path) -> None:
+        if not self.dropped_boxes:
+            get_logger().warning(
+                "%s: more than max_box=%d objects in a training picture, the rest is dropped; raise max_box. "
+                "Further ones are counted, not shown",
+                path,
+                self.max_box,
+            )
+        self.dropped_boxes += count
+
+
+class EvalLoader:
+    """Resized batches of a detection set, in the order of its records.
+
+    Args:
+        dataset: what to read.
+        input_hw: (height, width) of the network's input.
+        batch_size: pictures a batch; the last one is filled by repeats, so that its shape does not change.
+        indices: records to take; all by default.
+        keep_aspect: letterbox instead of stretching.
+        workers: threads.
+    """
+
+    def __init__(
+        self,
+        dataset: DetectionSet,
+        *,
+        input_hw: tuple[int, int],
+        batch_size: int,
+        indices: Iterable[int] | None = None,
+        keep_aspect: bool = False,
+        workers: int = 2,
+    ):
+        self.dataset, self.input_hw, self.batch_size = dataset, input_hw, batch_size
+        self.indices = list(range(len(dataset.records)) if indices is None else indices)
+        self.resize = letterbox if keep_aspect else stretch_for_eval
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        def jobs():
+            for start in range(0, len(self.indices), self.batch_size):
+                yield [(self.dataset.records[i],) for i in self.indices[start : start + self.batch_size]]
+
+        return _prefetch(jobs(), self._sample, self._collate, self.workers)
+
+    def _sample(self, record: ImageRecord):
+        image = read_rgb(record.path, (record.width, record.height))
+        return record, *self.resize(image, self.input_hw)
+
+    def _collate(self, samples) -> EvalBatch:
+        valid = len(samples)
+        samples = samples + [samples[-1]] * (self.batch_size - valid)
+        images = np.empty((self.batch_size, 3, *self.input_hw), np.uint8)
+        for row, (_, image, _) in enumerate(samples):
+            planes_first(image, images[row])
+        records, _, geometry = zip(*samples)
+        return EvalBatch(images, list(records), list(geometry), valid)
+
+
+def planes_first(image: np.ndarray, out: np.ndarray) -> None:
+    """Copy (H, W, 3) to (3, H, W), plane by plane (faster than a transposed copy)."""
+    for channel in range(3):
+        cv2.extractChannel(image, channel, out[channel])
+
+
+def _prefetch(jobs: Iterator[list[tuple]], work: Callable, collate: Callable, workers: int) -> Iterator:
+    """`collate([work(*arguments) for each of a job])` for each job, in order, by threads, some jobs ahead."""
+    cv2.setNumThreads(1)  # the threads below are the parallelism; more would fight over the cores
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="data")
+    waiting: deque[list[Future]] = deque()
+
+    def submit_next() -> None:
+        job = next(jobs, None)
+        if job is not None:
+            waiting.append([pool.submit(work, *arguments) for arguments in job])
+
+    try:
+        for _ in range(BATCHES_AHEAD):
+            submit_next()
+        while waiting:
+            results = [future.result() for future in waiting.popleft()]
+            submit_next()
+            yield collate(results)
+    finally:  # also when the consumer stops early or a picture is bad
+        pool.shutdown(wait=True, cancel_futures=True)

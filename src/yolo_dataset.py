@@ -1,0 +1,273 @@
+"""Annotations in COCO's format to records of pictures with their boxes, with every odd box accounted for."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from src.errors import UserError
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One picture: boxes (n, 4) float32 x1 y1 x2 y2 in its pixels, classes (n,), ignored regions (m, 4)."""
+
+    id: int
+    path: Path
+    width: int
+    height: int
+    boxes: np.ndarray
+    classes: np.ndarray
+    ignored: np.ndarray
+
+
+@dataclass(frozen=True)
+class DetectionSet:
+    """The records of an annotation file.
+
+    Attributes:
+        records: the pictures, ordered by id.
+        class_names: class names in the order of the network's outputs.
+        category_ids: COCO category id of each class.
+        ann_file: where it came from.
+        dropped: how many boxes or pictures were left out, by reason.
+    """
+
+    records: list[ImageRecord]
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    ann_file: Path
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """One line: pictures, objects, and what was left out."""
+        objects = sum(len(record.boxes) for record in self.records)
+        line = f"{self.ann_file}: {len(self.records)} pictures, {objects} objects"
+        if self.dropped:
+            line += "; left out: " + ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+        return line
+
+
+def resolve_set(data_dir: str | Path, split: str, ann_file: str | Path = "") -> tuple[Path, Path]:
+    """(folder of pictures, annotation file) of a split, by DOTA's or COCO's own names.
+
+    Args:
+        data_dir: folder with annotations/{split}.json and {split}/, or annotations/instances_{split}2017.json
+            and {split}2017/.
+        split: train, val or test.
+        ann_file: an annotation file elsewhere.
+
+    Raises:
+        UserError: names all that was looked for.
+    """
+    if not str(data_dir):
+        raise UserError("data_dir: not set; give the folder of the data set, --data_dir=FOLDER")
+    root = Path(data_dir)
+    if not root.is_dir():
+        raise UserError(f"data_dir: {root} is no folder")
+    folders = [root / name for name in (split, f"{split}2017")]
+    files = [root / "annotations" / name for name in (f"{split}.json", f"instances_{split}2017.json")]
+    if str(ann_file):
+        files = [Path(ann_file)]
+    return _first(folders, Path.is_dir, "folder"), _first(files, Path.is_file, "file")
+
+
+def _first(candidates: list[Path], exists, kind: str) -> Path:
+    for candidate in candidates:
+        if exists(candidate):
+            return candidate
+    raise UserError(f"data_dir: no {kind} {' or '.join(map(str, candidates))}; see README for the layout")
+
+
+def load_detection_set(
+    image_dir: Path,
+    ann_file: Path,
+    class_names,
+    *,
+    keep_empty: bool = True,
+    invalid_boxes: str = "drop",
+) -> DetectionSet:
+    """Read an annotation file.
+
+    Crowd boxes and boxes marked `ignore` become ignored regions: no targets. Boxes without area, not
+    finite or outside their picture are dropped and counted, or refused; others are clipped to the picture.
+
+    Args:
+        image_dir: folder of the pictures.
+        ann_file: COCO-format JSON.
+        class_names: names in the order of the network's outputs; categories are matched by name.
+        keep_empty: keep pictures without objects.
+        invalid_boxes: `drop` or `error`.
+
+    Raises:
+        UserError: an unreadable or empty file, a missing key, an unknown category or picture, a duplicate
+            id, missing picture files.
+    """
+    document = read_annotations(ann_file)
+    category_ids, class_of = _match_categories(document["categories"], tuple(class_names), ann_file)
+    images = _index_images(document["images"], ann_file)
+    dropped: Counter = Counter()
+    boxes: dict = {image_id: [] for image_id in images}
+    ignored: dict = {image_id: [] for image_id in images}
+    for number, annotation in enumerate(document["annotations"]):
+        where = f"{ann_file}: annotation {_field(annotation, 'id', number)}"
+        image = images.get(_field(annotation, "image_id", None, f"{ann_file}: annotations[{number}]"))
+        if image is None:
+            raise UserError(f"{where}: image_id {annotation['image_id']!r} is not among the images")
+        category = _field(annotation, "category_id", None, where)
+        if category not in class_of:
+            raise UserError(f"{where}: category_id {category!r} is not among the categories; add it there")
+        box, fault = _clipped_box(_field(annotation, "bbox", None, where), image, where)
+        if fault:
+            if invalid_boxes == "error":
+                raise UserError(
+                    f"{where}: box {annotation['bbox']} {fault}; correct it, or invalid_boxes=drop"
+                )
+            dropped[f"boxes: {fault}"] += 1
+        elif annotation.get("iscrowd") or annotation.get("ignore"):
+            ignored[image["id"]].append(box)
+        else:
+            boxes[image["id"]].append((*box, class_of[category]))
+    if not keep_empty:
+        dropped["pictures without objects"] = sum(not found for found in boxes.values())
+    records = [
+        _record(images[image_id], image_dir, boxes[image_id], ignored[image_id])
+        for image_id in sorted(images)
+        if keep_empty or boxes[image_id]
+    ]
+    if not records:
+        raise UserError(f"{ann_file}: no picture with objects is left; keep_empty=1 keeps the others")
+    _check_files(records, image_dir, ann_file)
+    found = {reason: count for reason, count in dropped.items() if count}
+    return DetectionSet(records, tuple(class_names), category_ids, Path(ann_file), found)
+
+
+def read_annotations(ann_file: Path) -> dict:
+    """The JSON document of a COCO annotation file, its three lists checked.
+
+    Raises:
+        UserError: no file, no JSON, a list is missing or there are no images.
+    """
+    try:
+        with Path(ann_file).open(encoding="utf-8") as handle:
+            document = json.load(handle)
+    except OSError as error:
+        raise UserError(f"{ann_file}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{ann_file}: no valid JSON ({' '.join(str(error).split())[:120]})") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{ann_file}: not a COCO annotation file: a {type(document).__name__}, not an object")
+    document.setdefault("annotations", [])  # a test set has none
+    for key in ("images", "annotations", "categories"):
+        entries = document.get(key)
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise UserError(
+                f"{ann_file}: not a COCO annotation file: '{key}' is missing or no list of objects"
+            )
+    if not document["images"]:
+        raise UserError(f"{ann_file}: no images in it; was the data set split correctly?")
+    return document
+
+
+def _match_categories(categories, class_names, ann_file) -> tuple[tuple[int, ...], dict]:
+    """COCO id of each class, and class of each COCO id; matched by name."""
+    id_of_name: dict = {}
+    for category in categories:
+        name = str(_field(category, "name", None, f"{ann_file}: categories"))
+        category_id = _field(category, "id", None, f"{ann_file}: category {name}")
+        if not isinstance(category_id, int) or isinstance(category_id, bool):
+            raise UserError(f"{ann_file}: category {name}: id {category_id!r} is no whole number")
+        if name in id_of_name or category_id in id_of_name.values():
+            raise UserError(f"{ann_file}: category {name} (id {category_id}) is there twice")
+        id_of_name[name] = category_id
+    unknown = [name for name in id_of_name if name not in class_names]
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        raise UserError(f"{ann_file}: categories that are not in labels: {shown}; set labels to your classes")
+    missing = [name for name in class_names if name not in id_of_name]
+    if len(missing) == len(class_names):
+        raise UserError(f"{ann_file}: it has no categories; list the classes of labels there")
+    # Classes that this file does not know get ids of their own, so that a detection can still be written.
+    free = max(id_of_name.values()) + 1
+    for offset, name in enumerate(missing):
+        id_of_name[name] = free + offset
+    ids = tuple(id_of_name[name] for name in class_names)
+    known = {id_of_name[name]: index for index, name in enumerate(class_names) if name not in missing}
+    return ids, known
+
+
+def _index_images(entries, ann_file) -> dict:
+    images: dict = {}
+    for number, entry in enumerate(entries):
+        where = f"{ann_file}: images[{number}]"
+        image_id = _field(entry, "id", None, where)
+        if not isinstance(image_id, int) or isinstance(image_id, bool):
+            raise UserError(f"{where}: id {image_id!r} is no whole number")
+        if image_id in images:
+            raise UserError(f"{ann_file}: image id {image_id} is there twice")
+        name = _field(entry, "file_name", None, where)
+        if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"{where}: file_name {name!r} must be a path inside the folder of pictures")
+        for key in ("width", "height"):
+            side = _field(entry, key, None, f"{where} ({name})")
+            if not isinstance(side, int) or isinstance(side, bool) or side < 1:
+                raise UserError(f"{where} ({name}): {key} {side!r} is no positive whole number")
+        images[image_id] = entry
+    return images
+
+
+def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:
+    """x1 y1 x2 y2 clipped to the picture, or why it is no box."""
+    try:
+        x, y, w, h = (float(value) for value in bbox)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{where}: bbox {bbox!r} is not four numbers [x, y, width, height]") from None
+    if not all(map(math.isfinite, (x, y, w, h))):
+        return None, "not finite"
+    if w <= 0 or h <= 0:
+        return None, "without area"
+    x1, y1 = max(x, 0.0), max(y, 0.0)
+    x2, y2 = min(x + w, float(image["width"])), min(y + h, float(image["height"]))
+    if x2 <= x1 or y2 <= y1:
+        return None, "outside its picture"
+    return (x1, y1, x2, y2), ""
+
+
+def _record(image, image_dir, boxes, ignored) -> ImageRecord:
+    table = np.array(boxes, np.float32).reshape(-1, 5)
+    return ImageRecord(
+        id=image["id"],
+        path=Path(image_dir) / image["file_name"],
+        width=image["width"],
+        height=image["height"],
+        boxes=np.ascontiguousarray(table[:, :4]),
+        classes=table[:, 4].astype(np.int32),
+        ignored=np.array(ignored, np.float32).reshape(-1, 4),
+    )
+
+
+def _check_files(records, image_dir, ann_file) -> None:
+    """Name missing pictures before hours are spent; one listing a folder."""
+    present = {folder: set(_names(folder)) for folder in {record.path.parent for record in records}}
+    missing = [record.path for record in records if record.path.name not in present[record.path.parent]]
+    if missing:
+        raise UserError(
+            f"{ann_file}: {len(missing)} of its {len(records)} pictures are not in {image_dir}, first {missing[0]}"
+        )
+
+
+def _names(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+
+
+def _field(entry: dict, key: str, default=None, where: str = ""):
+    """A value of a JSON object; where `where` is given, a missing one is an error that names it."""
+    if where and key not in entry:
+        raise UserError(f"{where}: lacks '{key}'")
+    value = entry.get(key, default)
+    if isinstance(value, list | dict) and key in ("id", "image_id", "category_id", "name"):
+        raise UserError(f"{where or key}: '{key}' is a {type(value).__name__}")
+    return value

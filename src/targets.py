@@ -127,7 +127,9 @@ class TargetAssigner(nn.Cell):
         winners = ops.zeros((batch * ANCHORS_A_CELL * cells,), ms.int32)
         winners = ops.tensor_scatter_max(winners, flat_cell, priority.reshape(-1))
         won = ops.logical_and(ops.gather(winners, cell, 0) == priority, priority > 0)
-        in_stride = ops.cast(won, ms.float32).reshape(batch, max_box, len(STRIDES), ANCHORS_A_CELL).max(-1)
+        in_stride = ops.amax(
+            ops.cast(won, ms.float32).reshape(batch, max_box, len(STRIDES), ANCHORS_A_CELL), -1
+        )
 
         classes = self._classes(won if self.label_smooth else priority > 0, label, cell, batch, cells)
         winners = winners.reshape(batch, ANCHORS_A_CELL, cells)

@@ -10,7 +10,6 @@ from src.config import Config, run_entry_point  # noqa: E402
 def main(config: Config) -> int:
     """Run the evaluation that the options describe; the exit code."""
     from src.evaluation.session import evaluate_checkpoint
-
     from src.runtime import setup_runtime
 
     return evaluate_checkpoint(config, setup_runtime(config))

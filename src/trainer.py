@@ -20,7 +20,7 @@ from src.data_loader import TrainLoader
 from src.deploy.network_backend import NetworkBackend, build_network
 from src.distributed_sampler import DistributedSampler
 from src.errors import UserError
-from src.evaluation.session import evaluate_set
+from src.evaluation.session import evaluate_set, load_validation_set
 from src.initializer import initialize
 from src.logger import progress_bar, setup_logger, step_line
 from src.loss import YoloLoss
@@ -47,6 +47,8 @@ class Trainer:
         if runtime.is_master:
             (self.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         self.loader = create_train_loader(config, runtime)
+        self.logger.info(self.loader.dataset.describe())
+        self.validation_set = load_validation_set(config) if config.run_eval else None
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.backend = NetworkBackend(build_network(config), config)
         self.network = self.backend.network
@@ -249,9 +251,11 @@ class Trainer:
     def _evaluate(self, epoch: int) -> None:
         """Score the validation set; keep the checkpoint if it is the best so far."""
         self.network.set_train(False)
-        result = evaluate_set(self.backend, self.config, self.folder, self.runtime)
+        result = evaluate_set(
+            self.backend, self.validation_set, self.config, self.folder, self.runtime.rank
+        ).result
         self.train_step.set_train()
-        self.logger.info("epoch: %d, mAP:\n%s", epoch, result.report)
+        self.logger.info("epoch: %d, mAP:\n%s", epoch, result.report())
         if result.mean_ap < self.best_map:
             return
         self.best_map, self.best_epoch = result.mean_ap, epoch

@@ -1,0 +1,150 @@
+"""A whole evaluation as the options describe it: the set, the network, detections, metrics and files."""
+
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from src.checkpoint import load_network
+from src.config import Config
+from src.data_loader import EvalLoader
+from src.deploy.network_backend import NetworkBackend, build_network
+from src.errors import UserError
+from src.evaluation.coco_metrics import CocoResult, evaluate_coco
+from src.evaluation.detections import DETECTION, detect_set, to_table, write_coco_json
+from src.evaluation.postprocess import PostprocessOptions
+from src.evaluation.visualize import draw_boxes, side_by_side
+from src.image_io import read_rgb, write_image
+from src.logger import get_logger, progress_bar, setup_logger
+from src.runtime import Runtime
+from src.yolo_dataset import DetectionSet, load_detection_set, resolve_set
+
+_PICTURE_SCORE = 0.3  # lowest score that result_view draws, where no threshold is recommended
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found: metrics, the table of detections and the file they were written to."""
+
+    result: CocoResult
+    table: np.ndarray
+    json_file: Path
+
+
+def postprocess_options(config: Config) -> PostprocessOptions:
+    """The options of post-processing."""
+    return PostprocessOptions(
+        score_threshold=config.eval_ignore_threshold,
+        nms_threshold=config.nms_thresh,
+        nms_type=config.nms_type,
+        published_overlap=config.published_overlap,
+        multi_label=config.multi_label,
+        multi_label_thresh=config.multi_label_thresh,
+        max_detections=config.max_detections,
+    )
+
+
+def load_validation_set(config: Config) -> DetectionSet:
+    """The validation set of the options, with the pictures that have no objects too."""
+    image_dir, ann_file = resolve_set(config.data_dir, "val", config.ann_val_file)
+    return load_detection_set(
+        image_dir, ann_file, config.labels, keep_empty=True, invalid_boxes=config.invalid_boxes
+    )
+
+
+def evaluate_set(
+    backend: NetworkBackend, dataset: DetectionSet, config: Config, folder: Path, rank: int = 0
+) -> Evaluation:
+    """Detect in every picture of a set, write the detections to `folder` and score them."""
+    logger = get_logger()
+    loader = EvalLoader(
+        dataset,
+        input_hw=config.eval_input_hw,
+        batch_size=config.eval_batch_size,
+        keep_aspect=config.letterbox,
+        workers=config.num_parallel_workers,
+    )
+    tables = [np.empty(0, DETECTION)]
+    total = len(dataset.records)
+    with progress_bar(total, "evaluate", "picture", rank) as bar:
+        done = 0
+        for batch, found in detect_set(backend.predict, loader, postprocess_options(config), bar.update):
+            tables.extend(
+                to_table(image_id, detections, dataset.category_ids)
+                for image_id, detections in zip(batch.image_ids, found)
+            )
+            before, done = done, done + batch.valid
+            if bar.disable and done * 10 // total > before * 10 // total:
+                logger.info("Processing... %.2f%% ", 100 * done / total)
+    table = np.concatenate(tables)
+    logger.info("Calculating mAP...")
+    json_file = folder / f"predict_{datetime.now():%Y_%m_%d_%H_%M_%S}.json"
+    write_coco_json(json_file, table)
+    logger.info("result file path: %s", json_file)
+    result = evaluate_coco(
+        dataset.ann_file,
+        table,
+        dataset.class_names,
+        dataset.category_ids,
+        max_detections=config.max_detections,
+    )
+    return Evaluation(result, table, json_file)
+
+
+def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
+    """Evaluate `pretrained` on the validation set; the exit code.
+
+    Raises:
+        UserError: no checkpoint, or a set or checkpoint that cannot be used.
+    """
+    if not config.pretrained:
+        raise UserError("pretrained: not set; give the checkpoint to evaluate, --pretrained=FILE")
+    started = time.perf_counter()
+    folder = Path(config.log_path) / f"{datetime.now():%Y-%m-%d_time_%H_%M_%S}"
+    logger = setup_logger(folder, runtime.rank)
+    dataset = load_validation_set(config)
+    logger.info(dataset.describe())
+    network = build_network(config)
+    logger.info("load %s", load_network(network, config.pretrained))
+    evaluation = evaluate_set(NetworkBackend(network, config), dataset, config, folder, runtime.rank)
+    # The heading's spelling is the published one: users grep it.
+    logger.info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
+    if config.result_view or config.recommend_threshold:
+        write_pictures(evaluation, dataset, folder / "pictures", config.recommend_threshold)
+    logger.info("testing cost time %.2fh", (time.perf_counter() - started) / 3600)
+    return 0
+
+
+def write_pictures(evaluation: Evaluation, dataset: DetectionSet, folder: Path, recommended: bool) -> None:
+    """Ground truth beside detections for every picture of the set.
+
+    Args:
+        evaluation: the detections and their metrics.
+        dataset: the ground truth.
+        folder: where the pictures go.
+        recommended: draw each class from its score threshold of the best F1, not from one fixed score.
+    """
+    thresholds = np.full(len(dataset.class_names), _PICTURE_SCORE)
+    if recommended:
+        thresholds = np.array([entry.best_threshold for entry in evaluation.result.classes])
+    folder.mkdir(parents=True, exist_ok=True)
+    class_of = {category_id: index for index, category_id in enumerate(dataset.category_ids)}
+    table = evaluation.table
+    classes = np.array([class_of[category_id] for category_id in table["category_id"].tolist()], int)
+    shown = table["score"] >= thresholds[classes]
+    table, classes = table[shown], classes[shown]
+    order = np.argsort(table["image_id"], kind="stable")
+    table, classes = table[order], classes[order]
+    names = dataset.class_names
+    for record in dataset.records:
+        rows = slice(*np.searchsorted(table["image_id"], [record.id, record.id + 1]))
+        corners = table["bbox"][rows].copy()
+        corners[:, 2:] += corners[:, :2]
+        image = read_rgb(record.path)
+        truth = draw_boxes(image, record.boxes, record.classes, names)
+        found = draw_boxes(image, corners, classes[rows], names, table["score"][rows])
+        titles = (f"ground truth: {len(record.boxes)}", f"detections: {len(corners)}")
+        write_image(folder / f"{record.path.stem}.jpg", side_by_side(truth, found, titles))
+    get_logger().info("pictures of the detections: %s", folder)

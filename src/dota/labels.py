@@ -1,0 +1,98 @@
+"""DOTA's label files: reading and writing `labelTxt`, oriented boxes made horizontal."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from src.errors import UserError
+
+CLASSES_V1_0 = (
+    "plane", "ship", "storage-tank", "baseball-diamond", "tennis-court", "basketball-court",
+    "ground-track-field", "harbor", "bridge", "large-vehicle", "small-vehicle", "helicopter", "roundabout",
+    "soccer-ball-field", "swimming-pool",
+)  # fmt: skip
+CLASSES_V1_5 = (*CLASSES_V1_0, "container-crane")
+CLASSES_V2_0 = (*CLASSES_V1_5, "airport", "helipad")
+CLASSES = {"1.0": CLASSES_V1_0, "1.5": CLASSES_V1_5, "2.0": CLASSES_V2_0}
+
+
+@dataclass(frozen=True)
+class DotaObject:
+    """One object: its outline (4, 2) float64 in scene pixels, class name and the `difficult` flag."""
+
+    polygon: np.ndarray
+    name: str
+    difficult: bool
+
+    @property
+    def box(self) -> np.ndarray:
+        """The horizontal box (4,) x1 y1 x2 y2 around the outline."""
+        return np.concatenate([self.polygon.min(axis=0), self.polygon.max(axis=0)])
+
+
+def read_labels(path: Path, class_names: tuple[str, ...]) -> list[DotaObject]:
+    """The objects of a label file, of any DOTA version.
+
+    A line is `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`, or `x1 y1 x2 y2 class difficult` for horizontal
+    boxes; `difficult` may be missing. `imagesource:` and `gsd:` lines are skipped.
+
+    Raises:
+        UserError: an unreadable file, or a line that is not of this form; names file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text ({error})") from error
+    objects = []
+    for number, line in enumerate(lines, start=1):
+        words = line.split()
+        if not words or ":" in words[0]:
+            continue
+        objects.append(_parse(words, class_names, f"{path}:{number}"))
+    return objects
+
+
+def _parse(words: list[str], class_names, where: str) -> DotaObject:
+    numbers = 0
+    while numbers < len(words) and _is_number(words[numbers]):
+        numbers += 1
+    if numbers not in (4, 8) or not 1 <= len(words) - numbers <= 2:
+        raise UserError(
+            f"{where}: expected 8 coordinates (or 4), a class and difficult, found {' '.join(words)[:80]!r}"
+        )
+    name = words[numbers]
+    if name not in class_names:
+        raise UserError(
+            f"{where}: class {name!r} is not one of {', '.join(class_names)}; choose the --version of the labels"
+        )
+    flag = words[numbers + 1] if len(words) > numbers + 1 else "0"
+    if flag not in ("0", "1", "2"):  # 2 occurs in v1.5: very small
+        raise UserError(f"{where}: difficult is {flag!r}, expected 0 or 1")
+    values = np.array([float(word) for word in words[:numbers]])
+    if not np.isfinite(values).all():
+        raise UserError(f"{where}: a coordinate is not finite")
+    if numbers == 4:
+        x1, y1, x2, y2 = values
+        values = np.array([x1, y1, x2, y1, x2, y2, x1, y2])
+    return DotaObject(values.reshape(4, 2), name, flag != "0")
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def write_labels(
+    path: Path, objects: list[DotaObject], gsd: float | None = None, source: str = "drawn"
+) -> None:
+    """Write a label file as DOTA has them."""
+    lines = [f"imagesource:{source}", f"gsd:{gsd if gsd is not None and math.isfinite(gsd) else 'null'}"]
+    for entry in objects:
+        coordinates = " ".join(f"{value:.1f}" for value in entry.polygon.reshape(-1))
+        lines.append(f"{coordinates} {entry.name} {int(entry.difficult)}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,230 @@
+"""DOTA scenes cut into overlapping tiles with annotations in COCO's format."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from src.dota.labels import DotaObject, read_labels
+from src.errors import UserError
+from src.image_io import read_rgb, write_image
+from src.logger import progress_bar
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+PADDING = 128  # grey around a scene that is smaller than a tile
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How scenes are cut.
+
+    Attributes:
+        class_names: names that labels may have, in the order of the category ids 1, 2, ...
+        tile_size: side of a tile in pixels.
+        overlap: share of a tile that it has in common with its neighbour.
+        min_visible: share of an object's box that must be in a tile for it to be a target there; an
+            object of which less is visible is marked as ignore (iscrowd 1): no target, and no mistake when
+            it is found.
+        keep_empty: write tiles without objects too.
+        suffix: .png (exact) or .jpg (smaller).
+    """
+
+    class_names: tuple[str, ...]
+    tile_size: int = 600
+    overlap: float = 0.2
+    min_visible: float = 0.7
+    keep_empty: bool = True
+    suffix: str = ".png"
+
+
+@dataclass
+class SplitCounts:
+    """What a split wrote."""
+
+    scenes: int = 0
+    tiles: int = 0
+    empty_tiles: int = 0
+    dropped_tiles: int = 0
+    objects: Counter = field(default_factory=Counter)
+    ignored: int = 0
+    scene_objects: int = 0
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.scenes} scenes with {self.scene_objects} objects -> {self.tiles} tiles"
+            f" ({self.empty_tiles} of them without objects, {self.dropped_tiles} more left out)",
+            f"{sum(self.objects.values())} objects on tiles, {self.ignored} cut ones marked as ignore",
+        ]
+        lines += [f"  {name:<20} {count}" for name, count in self.objects.items() if count]
+        return "\n".join(lines)
+
+
+def tile_starts(length: int, tile_size: int, overlap: float) -> list[int]:
+    """Where tiles begin along a side; the last one ends at the border, one tile covers a short side."""
+    if length <= tile_size:
+        return [0]
+    step = max(1, round(tile_size * (1 - overlap)))
+    starts = list(range(0, length - tile_size, step))
+    return [*starts, length - tile_size]
+
+
+def tile_objects(
+    objects: list[DotaObject], x: int, y: int, tile_w: int, tile_h: int, min_visible: float
+) -> Iterator[tuple[DotaObject, np.ndarray, bool]]:
+    """Objects that a tile shows: the object, its box (4,) x1 y1 x2 y2 clipped to the tile, in the tile's
+    pixels, and whether enough of it is visible to be a target."""
+    for entry in objects:
+        box = entry.box - (x, y, x, y)
+        clipped = np.clip(box, 0, (tile_w, tile_h, tile_w, tile_h))
+        width, height = clipped[2:] - clipped[:2]
+        if width <= 0 or height <= 0:
+            continue
+        share = width * height / ((box[2] - box[0]) * (box[3] - box[1]))
+        yield entry, clipped, share >= min_visible
+
+
+def split_scene(
+    scene: Path, label_file: Path | None, out_dir: Path, options: SplitOptions
+) -> tuple[list, Counter]:
+    """Cut one scene; writes its tiles and returns their records (image entry, annotations) and counts."""
+    image = read_rgb(scene)
+    objects = read_labels(label_file, options.class_names) if label_file else []
+    height, width = image.shape[:2]
+    size = options.tile_size
+    params = (cv2.IMWRITE_PNG_COMPRESSION, 1) if options.suffix == ".png" else (cv2.IMWRITE_JPEG_QUALITY, 95)
+    records, counts = [], Counter(scene_objects=len(objects))
+    for y in tile_starts(height, size, options.overlap):
+        for x in tile_starts(width, size, options.overlap):
+            tile = image[y : y + size, x : x + size]
+            shown = list(tile_objects(objects, x, y, tile.shape[1], tile.shape[0], options.min_visible))
+            if not any(is_target for *_, is_target in shown) and not options.keep_empty:
+                counts["dropped_tiles"] += 1
+                continue
+            if tile.shape[:2] != (size, size):
+                # A constant tile size keeps the scale of objects when tiles are resized to the network.
+                padded = np.full((size, size, 3), PADDING, np.uint8)
+                padded[: tile.shape[0], : tile.shape[1]] = tile
+                tile = padded
+            name = f"{scene.stem}__x{x}__y{y}{options.suffix}"
+            write_image(out_dir / name, tile, params)
+            entry = {
+                "file_name": name,
+                "width": size,
+                "height": size,
+                "scene": scene.stem,
+                "offset": [x, y],
+                "scene_size": [width, height],
+            }
+            records.append((entry, [_annotation(*item, options) for item in shown]))
+    return records, counts
+
+
+def _annotation(entry: DotaObject, box: np.ndarray, is_target: bool, options: SplitOptions) -> dict:
+    x1, y1, x2, y2 = (round(float(value), 2) for value in box)
+    width, height = round(x2 - x1, 2), round(y2 - y1, 2)
+    return {
+        "category_id": options.class_names.index(entry.name) + 1,
+        "bbox": [x1, y1, width, height],
+        "area": round(width * height, 2),
+        "iscrowd": int(not is_target),
+        "ignore": int(not is_target),
+        "difficult": int(entry.difficult),
+        "segmentation": [],
+    }
+
+
+def find_scenes(src: Path, need_labels: bool = True) -> list[tuple[Path, Path | None]]:
+    """Scenes of `src/images` with their files in `src/labelTxt`, by name.
+
+    Raises:
+        UserError: no scenes, a scene without a label file or a label file without a scene.
+    """
+    image_dir, label_dir = src / "images", src / "labelTxt"
+    if not image_dir.is_dir():
+        raise UserError(f"--src: {image_dir} is no folder; expected images/ and labelTxt/ in {src}")
+    scenes = sorted(path for path in image_dir.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not scenes:
+        raise UserError(f"--src: no pictures ({', '.join(IMAGE_SUFFIXES)}) in {image_dir}")
+    if not need_labels:
+        return [(scene, None) for scene in scenes]
+    pairs = [(scene, label_dir / f"{scene.stem}.txt") for scene in scenes]
+    missing = [label for _, label in pairs if not label.is_file()]
+    if missing:
+        raise UserError(f"--src: {len(missing)} scenes have no label file, first {missing[0]}")
+    stems = {scene.stem for scene in scenes}
+    orphans = sorted(label for label in label_dir.glob("*.txt") if label.stem not in stems)
+    if orphans:
+        raise UserError(f"--src: {len(orphans)} label files have no scene in {image_dir}, first {orphans[0]}")
+    return pairs
+
+
+def split_set(src: Path, out: Path, split: str, options: SplitOptions, workers: int = 1, labels: bool = True):
+    """Cut all scenes of `src` to `out/{split}/` and `out/annotations/{split}.json`; returns `SplitCounts`.
+
+    The result does not depend on the number of workers.
+
+    Raises:
+        UserError: bad input, or the output folder has tiles of an earlier run.
+    """
+    pairs = find_scenes(src, labels)
+    out_dir, ann_file = out / split, out / "annotations" / f"{split}.json"
+    if out_dir.is_dir() and any(out_dir.iterdir()):
+        raise UserError(f"--out: {out_dir} is not empty; remove it or choose another folder")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    ann_file.parent.mkdir(parents=True, exist_ok=True)
+    counts, images, annotations = SplitCounts(scenes=len(pairs)), [], []
+    with progress_bar(len(pairs), f"split {split}", "scene") as bar:
+        for records, scene_counts in _run(pairs, out_dir, options, workers):
+            counts.scene_objects += scene_counts["scene_objects"]
+            counts.dropped_tiles += scene_counts["dropped_tiles"]
+            for entry, found in records:
+                images.append({"id": len(images) + 1, **entry})
+                for annotation in found:
+                    annotations.append({"id": len(annotations) + 1, "image_id": len(images), **annotation})
+                targets = [annotation for annotation in found if not annotation["iscrowd"]]
+                counts.objects.update(options.class_names[entry["category_id"] - 1] for entry in targets)
+                counts.ignored += len(found) - len(targets)
+                counts.empty_tiles += not targets
+            bar.update()
+    counts.tiles = len(images)
+    categories = [{"id": number, "name": name} for number, name in enumerate(options.class_names, start=1)]
+    write_json(ann_file, {"images": images, "annotations": annotations, "categories": categories})
+    return counts
+
+
+def _run(pairs, out_dir, options, workers):
+    if workers == 1:
+        yield from (split_scene(scene, label, out_dir, options) for scene, label in pairs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(split_scene, scene, label, out_dir, options) for scene, label in pairs]
+        try:
+            yield from (job.result() for job in jobs)
+        finally:
+            for job in jobs:
+                job.cancel()
+
+
+def write_json(path: Path, document) -> None:
+    """Write JSON whole or not at all.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        with temporary.open("w", encoding="utf-8") as handle:
+            json.dump(document, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free disk space there") from error

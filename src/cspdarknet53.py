@@ -171,11 +171,9 @@ def check_backbone(
         if len(values) != 5 or any(value < 1 for value in values):
             raise UserError(f"{key}: {list(values)} must be five positive numbers, one a stage")
     if any(channels % 2 for channels in backbone_shape):
-        raise UserError(
-            f"backbone_shape: {list(backbone_shape)} must be even numbers, since stages split in halves"
-        )
+        raise UserError(f"backbone_shape: {list(backbone_shape)} must be even: stages split in halves")
     if list(backbone_input_shape[1:]) != list(backbone_shape[:-1]):
         raise UserError(
-            f"backbone_input_shape: {list(backbone_input_shape)} must be the stem's channels and then those of "
+            f"backbone_input_shape: {list(backbone_input_shape)} must be the stem's channels, then those of "
             f"backbone_shape, {list(backbone_shape[:-1])}"
         )

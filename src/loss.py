@@ -85,15 +85,17 @@ class OverlapsAny(nn.Cell):
 
     def construct(self, x, y, w, h, boxes):
         n, k = x.shape
-        piece = max(1, min(boxes.shape[2], MASK_PIECE // (n * k)))
-        pieces = -(-boxes.shape[2] // piece)
+        pieces = -(-boxes.shape[2] // max(1, MASK_PIECE // (n * k)))
+        piece = -(-boxes.shape[2] // pieces)
         boxes = ops.pad(boxes, (0, pieces * piece - boxes.shape[2]))
         box_x, box_y, box_w, box_h = ops.unstack(boxes, 0)
         area = box_w * box_h
         order = _piece_numbers(pieces, piece)
         count = ops.amax(ops.where(area > 0, order, 0))
         edges = (box_x - box_w / 2, box_x + box_w / 2, box_y - box_h / 2, box_y + box_h / 2)
-        edges = ops.stack((*edges, area * self.share)).reshape(5, n, pieces, piece, 1).transpose(2, 0, 1, 3, 4)
+        edges = (
+            ops.stack((*edges, area * self.share)).reshape(5, n, pieces, piece, 1).transpose(2, 0, 1, 3, 4)
+        )
 
         planes = (x - w / 2, x + w / 2, y - h / 2, y + h / 2, w, h)
         left, right, top, bottom, width, height = [ops.expand_dims(plane, 1) for plane in planes]

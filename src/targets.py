@@ -178,19 +178,25 @@ def assign_targets(
     input_hw = tuple(int(side) for side in input_hw)
     assigner = TargetAssigner(num_classes, anchors, label_smooth, label_smooth_factor)
     assigned, truth, classes, in_stride = (out.asnumpy() for out in assigner(Tensor(boxes), input_hw))
-    dense = np.concatenate(
-        [truth[:, 0], assigned[0][None], (classes[0] * assigned[0][:, None]).transpose(1, 0, 2)]
-    )
     corners = boxes[0, :, :4].reshape(-1, 2, 2)
     size = np.array(input_hw[::-1], np.float32)
-    shares = np.concatenate(
-        [corners.sum(1) * np.float32(0.5) / size, (corners[:, 1] - corners[:, 0]) / size], 1
-    )
-    targets, used, start = [], [], 0
-    for level, (height, width) in enumerate(grid_shapes(input_hw)):
+    shares = np.concatenate([corners.sum(1) * np.float32(0.5), corners[:, 1] - corners[:, 0]], 1)
+    shares /= np.tile(size, 2)
+    used = [shares[in_stride[0, :, level] > 0] for level in range(len(STRIDES))]
+    return dense_targets(assigned[0], truth[:, 0], classes[0], input_hw), used
+
+
+def dense_targets(assigned, truth, classes, input_hw: Sequence[int]) -> list[np.ndarray]:
+    """One picture's outputs of `TargetAssigner`, (3, T), (4, 3, T) and (3, C, T), in the published layout.
+
+    Returns:
+        For strides 32, 16, 8 (H, W, 3, 5 + C): x, y, w, h, 1, classes where an object is assigned, else 0.
+    """
+    fields = np.concatenate([truth, assigned[None], classes.transpose(1, 0, 2) * assigned])
+    targets, start = [], 0
+    for height, width in grid_shapes(input_hw):
         stop = start + height * width
-        level_cells = dense[:, :, start:stop].reshape(-1, ANCHORS_A_CELL, height, width)
-        targets.append(np.ascontiguousarray(level_cells.transpose(2, 3, 1, 0)))
-        used.append(shares[in_stride[0, :, level] > 0])
+        of_stride = fields[:, :, start:stop].reshape(-1, ANCHORS_A_CELL, height, width)
+        targets.append(np.ascontiguousarray(of_stride.transpose(2, 3, 1, 0)))
         start = stop
-    return targets, used
+    return targets

@@ -178,7 +178,7 @@ class YoloV4(nn.Cell):
 
 @constexpr
 def _grid_constants(height, width, stride, anchors):
-    """Cell corners (1, 1, 2, H, W), grid size and anchors (1, A, 2, 1, 1), the latter as share of the input."""
+    """Cell corners (1, 1, 2, H, W), grid size and anchors (1, A, 2, 1, 1), these as share of the input."""
     y, x = np.mgrid[:height, :width]
     size = np.array([width, height], np.float32)
     corners = np.stack([x, y])[None, None].astype(np.float32)
@@ -187,7 +187,9 @@ def _grid_constants(height, width, stride, anchors):
 
 
 class YoloDecoder(nn.Cell):
-    """Turns raw maps into boxes: xy = (s * sigmoid(t) - (s - 1) / 2 + cell) / grid, wh = exp(t) * anchor / input.
+    """Turns raw maps into boxes.
+
+    xy = (s * sigmoid(t) - (s - 1) / 2 + cell) / grid, wh = exp(t) * anchor / input.
 
     Args:
         anchors: (9, 2) width and height in input pixels; three each for strides 8, 16, 32.

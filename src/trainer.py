@@ -25,7 +25,7 @@ from src.initializer import initialize
 from src.logger import progress_bar, setup_logger, step_line
 from src.loss import YoloLoss
 from src.lr_scheduler import learning_rates
-from src.optimizer import weight_decay_groups
+from src.optimizer import create_momentum
 from src.runtime import Runtime
 from src.train_step import ForwardLoss, TrainStep
 from src.transforms import TrainAugment
@@ -64,23 +64,19 @@ class Trainer:
             eta_min=config.eta_min,
         )
         initialize(self.network, config.seed)
-        self.optimizer = self._create_optimizer()
+        self.optimizer = create_momentum(
+            self.network,
+            self.rates,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            loss_scale=config.loss_scale,
+        )
         self.step = 0  # steps done, over all epochs
         self.best_map, self.best_epoch = -1.0, 0
         self._load_start()
         self.train_step = self._create_train_step()
 
     # ---------------------------------------------------------------- construction
-
-    def _create_optimizer(self) -> ms.nn.Optimizer:
-        config = self.config
-        # The published meaning of loss_scale: v <- momentum v + (g + decay w) / loss_scale; w <- w - lr v.
-        return ms.nn.Momentum(
-            weight_decay_groups(self.network.trainable_params(), config.weight_decay),
-            learning_rate=ms.Tensor(self.rates),
-            momentum=config.momentum,
-            loss_scale=config.loss_scale,
-        )
 
     def _create_train_step(self) -> TrainStep:
         config = self.config

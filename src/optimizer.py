@@ -1,0 +1,40 @@
+"""Which parameters decay, and Momentum with the published meaning of `loss_scale`."""
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+
+def weight_decay_groups(parameters: list[ms.Parameter], weight_decay: float) -> list[dict]:
+    """Parameter groups for an optimizer: convolution weights decay; BatchNorm's and biases do not."""
+    decayed = [parameter for parameter in parameters if decays(parameter.name)]
+    others = [parameter for parameter in parameters if not decays(parameter.name)]
+    groups = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def decays(name: str) -> bool:
+    """Whether a parameter is a weight, by its name's last word (gamma, beta and bias are not)."""
+    return name.rsplit(".", 1)[-1] == "weight"
+
+
+def create_momentum(
+    network: nn.Cell, rates: np.ndarray, *, momentum: float, weight_decay: float, loss_scale: float
+) -> nn.Momentum:
+    """The published optimizer: v <- momentum v + (g + decay w) / loss_scale;  w <- w - rate v.
+
+    The loss is not multiplied by `loss_scale`, so the effective rate is rate / loss_scale; the published
+    recipes rest on that.
+
+    Args:
+        network: its trainable parameters are updated.
+        rates: one learning rate a step, float32.
+        momentum: of the velocity v.
+        weight_decay: of weights only.
+        loss_scale: the divisor.
+    """
+    groups = weight_decay_groups(network.trainable_params(), weight_decay)
+    return nn.Momentum(groups, learning_rate=ms.Tensor(rates), momentum=momentum, loss_scale=loss_scale)

@@ -1,0 +1,188 @@
+"""The network against the golden outputs of the published one, its options, and the decoding."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from src.cspdarknet53 import CspDarknet53
+from src.errors import UserError
+from src.loss import YoloLoss
+from src.yolo import ANCHORS, SCALE_X_Y, Normalize, SpatialPyramidPooling, YoloDecoder, YoloDetector, YoloV4
+from tests.golden import fill_golden
+
+SLIM = {"backbone_shape": (16, 32, 64, 128, 256), "backbone_layers": (1, 1, 2, 2, 1)}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def graph_mode():
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+@pytest.fixture(scope="module")
+def full_network():
+    """The full network for 16 classes with the golden parameters."""
+    network = YoloV4(16)
+    fill_golden(network)
+    return network
+
+
+class RawAndDecoded(nn.Cell):
+    """Raw and decoded maps of one run, so that the full network is compiled once."""
+
+    def __init__(self, network):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.decoder = YoloDecoder()
+
+    def construct(self, x):
+        raw32, raw16, raw8 = self.network(x)
+        return (raw32, raw16, raw8), self.decoder(raw32, raw16, raw8)
+
+
+class NetworkLoss(nn.Cell):
+    def __init__(self, network):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.loss = YoloLoss(16)
+
+    def construct(self, x, boxes):
+        raw32, raw16, raw8 = self.network(x)
+        return self.loss(raw32, raw16, raw8, boxes)
+
+
+def test_parameters_are_the_published_ones_less_the_unused_head(full_network, fixtures):
+    lines = (fixtures / "parameters_dota16.txt").read_text().splitlines()
+    published = [tuple(line.split("\t")) for line in lines]
+    unused = ("feature_map.backblock0.conv5.", "feature_map.backblock0.conv6.")
+    wanted = [entry for entry in published if not entry[0].startswith(unused)]
+    assert len(published) - len(wanted) == 7
+    ours = [
+        (parameter.name, str(parameter.shape), "trainable" if parameter.requires_grad else "buffer")
+        for parameter in full_network.get_parameters()
+    ]
+    assert ours == wanted
+
+
+def test_forward_equals_golden(full_network, fixtures):
+    golden = np.load(fixtures / "forward.npz")
+    full_network.set_train(False)
+    raw, decoded = RawAndDecoded(full_network)(Tensor(golden["x"]))
+    for level in range(3):
+        np.testing.assert_allclose(raw[level].asnumpy(), golden[f"raw{level}"], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(decoded[level].asnumpy(), golden[f"decoded{level}"], rtol=0, atol=1e-5)
+
+
+def test_training_loss_and_statistics_equal_golden(full_network, fixtures):
+    golden = np.load(fixtures / "train_loss.npz")
+    fill_golden(full_network)
+    step = NetworkLoss(full_network).set_train(True)
+    total, parts = step(Tensor(golden["x"]), Tensor(golden["boxes"].astype(np.float32)))
+    assert float(total.asnumpy()) == pytest.approx(float(golden["loss"]), rel=1e-4)
+    assert float(parts.asnumpy().sum()) == pytest.approx(float(golden["loss"]), rel=1e-4)
+    after = {parameter.name: parameter.asnumpy() for parameter in full_network.get_parameters()}
+    names = [key for key in golden.files if key.startswith("after:")]
+    assert names
+    for key in names:
+        np.testing.assert_allclose(after[key.removeprefix("after:")], golden[key], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_decode_equals_golden(case, fixtures):
+    golden = np.load(fixtures / "head_and_loss.npz")
+    decoded = YoloDecoder()(*[Tensor(golden[f"{case}_raw{level}"]) for level in range(3)])
+    for level in range(3):
+        np.testing.assert_allclose(
+            decoded[level].asnumpy(), golden[f"{case}_decoded{level}"], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_decode_closed_form_of_one_cell():
+    rng = np.random.default_rng(0)
+    raw8 = rng.normal(0, 1, (1, 3 * 6, 8, 4)).astype(np.float32)  # input 64 high, 32 wide
+    empty = [np.zeros((1, 3 * 6, 8 // f, 4 // f), np.float32) for f in (4, 2)]
+    decoded = YoloDecoder()(*map(Tensor, (*empty, raw8)))[2].asnumpy()
+    anchor, row, column = 1, 5, 3
+    t = raw8.reshape(3, 6, 8, 4)[anchor, :, row, column].astype(np.float64)
+    s = SCALE_X_Y[0]
+    sigmoid = 1 / (1 + np.exp(-t))
+    wanted = [
+        (s * sigmoid[0] - (s - 1) / 2 + column) / 4,
+        (s * sigmoid[1] - (s - 1) / 2 + row) / 8,
+        np.exp(t[2]) * ANCHORS[anchor, 0] / 32,
+        np.exp(t[3]) * ANCHORS[anchor, 1] / 64,
+        *sigmoid[4:],
+    ]
+    np.testing.assert_allclose(decoded[0, row, column, anchor], wanted, rtol=1e-5)
+
+
+def test_slim_network_scales_backbone_and_neck_and_takes_any_multiple_of_32():
+    network = YoloV4(3, **SLIM)
+    shapes = {parameter.name: parameter.shape for parameter in network.get_parameters()}
+    assert shapes["feature_map.backbone.conv0.0.weight"] == (8, 3, 3, 3)
+    assert shapes["feature_map.backbone.conv27.0.weight"] == (256, 256, 1, 1)
+    assert "feature_map.backbone.layer3.1.conv2.0.weight" in shapes
+    assert "feature_map.backbone.layer3.2.conv2.0.weight" not in shapes
+    assert shapes["feature_map.conv4.0.weight"] == (128, 512, 1, 1)
+    assert shapes["feature_map.conv9.0.weight"] == (32, 64, 1, 1)
+    assert shapes["feature_map.backblock1.conv6.weight"] == (24, 64, 1, 1)
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) < 5e6
+    network.set_train(False)
+    detector = YoloDetector(network, YoloDecoder())
+    assert [parameter.name for parameter in detector.get_parameters()] == list(shapes)
+    for height, width in ((64, 96), (96, 32)):
+        decoded = detector(Tensor(np.zeros((1, 3, height, width), np.float32)))
+        wanted = [(1, height // stride, width // stride, 3, 8) for stride in (32, 16, 8)]
+        assert [level.shape for level in decoded] == wanted
+
+
+def test_first_stage_may_have_more_blocks():
+    names = [parameter.name for parameter in CspDarknet53(backbone_layers=(3, 1, 1, 1, 1)).get_parameters()]
+    added = {name.split(".")[1] for name in names if name.startswith("layer1.")}
+    assert added == {"0", "1"}
+
+
+def test_options_of_the_other_published_variant():
+    network = YoloV4(3, **SLIM, backbone_activation="silu", neck_activation="silu", lateral_kernel=3)
+    assert network.feature_map.conv9[0].weight.shape == (32, 64, 3, 3)
+    kinds = {type(cell) for cell in network.cells() for _, cell in cell.cells_and_names()}
+    assert nn.SiLU in kinds
+    assert not kinds & {nn.Mish, nn.LeakyReLU}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone_shape": (16, 32, 64, 128)}, "backbone_shape"),
+        ({"backbone_shape": (16, 32, 64, 128, 255)}, "backbone_shape.*even"),
+        ({"backbone_layers": (0, 1, 1, 1, 1)}, "backbone_layers"),
+        ({"backbone_input_shape": (32, 64, 128, 256, 500)}, "backbone_input_shape"),
+        ({"neck_activation": "relu7", **SLIM}, "relu7"),
+    ],
+)
+def test_options_that_make_no_network_are_named(options, message):
+    with pytest.raises(UserError, match=message):
+        YoloV4(3, **options)
+
+
+def test_decoder_refuses_wrong_anchors():
+    with pytest.raises(UserError, match="anchor_scales"):
+        YoloDecoder(anchors=ANCHORS[:6])
+    with pytest.raises(UserError, match="scale_x_y"):
+        YoloDecoder(scale_x_y=(1.0, 1.0))
+
+
+def test_pyramid_pooling_equals_its_windows():
+    x = np.random.default_rng(3).normal(size=(1, 2, 7, 10)).astype(np.float32)
+    pooled = SpatialPyramidPooling()(Tensor(x)).asnumpy()
+    for number, window in enumerate((13, 9, 5, 1)):
+        r = window // 2
+        padded = np.pad(x, ((0, 0), (0, 0), (r, r), (r, r)), constant_values=-np.inf)
+        wanted = np.lib.stride_tricks.sliding_window_view(padded, (window, window), axis=(2, 3)).max((4, 5))
+        np.testing.assert_array_equal(pooled[:, 2 * number : 2 * number + 2], wanted)
+
+
+def test_normalize_takes_bytes():
+    x = np.random.default_rng(1).integers(0, 256, (2, 3, 4, 5), dtype=np.uint8)
+    mean, std = (np.array(v).reshape(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    np.testing.assert_allclose(Normalize()(Tensor(x)).asnumpy(), (x / 255 - mean) / std, atol=2e-6)

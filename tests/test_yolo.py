@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.cspdarknet53 import CspDarknet53
+from src.cspdarknet53 import ComposedMish, CspDarknet53, activation_cell
 from src.errors import UserError
 from src.loss import YoloLoss
 from src.yolo import ANCHORS, SCALE_X_Y, Normalize, SpatialPyramidPooling, YoloDecoder, YoloDetector, YoloV4
@@ -73,18 +73,33 @@ def test_forward_equals_golden(full_network, fixtures):
         np.testing.assert_allclose(decoded[level].asnumpy(), golden[f"decoded{level}"], rtol=0, atol=1e-5)
 
 
-def test_training_loss_and_statistics_equal_golden(full_network, fixtures):
+def test_training_loss_and_statistics_equal_golden(fixtures):
+    # The published Mish is composed of three kernels, of which MindSpore's tanh is 1 above 5 on the CPU. In
+    # training mode, over 24 values a channel, that grows to 3e-4 of the loss.
     golden = np.load(fixtures / "train_loss.npz")
-    fill_golden(full_network)
-    step = NetworkLoss(full_network).set_train(True)
+    network = YoloV4(16, backbone_activation="mish_composed")
+    fill_golden(network)
+    before = {parameter.name: parameter.asnumpy().copy() for parameter in network.get_parameters()}
+    step = NetworkLoss(network).set_train(True)
     total, parts = step(Tensor(golden["x"]), Tensor(golden["boxes"].astype(np.float32)))
     assert float(total.asnumpy()) == pytest.approx(float(golden["loss"]), rel=1e-4)
     assert float(parts.asnumpy().sum()) == pytest.approx(float(golden["loss"]), rel=1e-4)
-    after = {parameter.name: parameter.asnumpy() for parameter in full_network.get_parameters()}
+    after = {parameter.name: parameter.asnumpy() for parameter in network.get_parameters()}
     names = [key for key in golden.files if key.startswith("after:")]
     assert names
     for key in names:
         np.testing.assert_allclose(after[key.removeprefix("after:")], golden[key], rtol=0, atol=1e-4)
+    unmoved = [name for name in before if "moving" in name and (before[name] == after[name]).all()]
+    assert not unmoved
+
+
+def test_mish_is_nearer_to_its_definition_than_the_composed_one():
+    x = np.linspace(-8, 8, 4001).astype(np.float32)
+    exact = x.astype(np.float64) * np.tanh(np.logaddexp(0, x.astype(np.float64)))
+    fused = np.abs(activation_cell("mish")(Tensor(x)).asnumpy() - exact).max()
+    composed = np.abs(ComposedMish()(Tensor(x)).asnumpy() - exact).max()
+    assert fused < 2e-6
+    assert composed < 1e-3
 
 
 @pytest.mark.parametrize("case", ["a", "b"])

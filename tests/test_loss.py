@@ -1,0 +1,159 @@
+"""The loss against the golden one, closed forms in double precision, and its edges."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+import src.loss
+from src.errors import UserError
+from src.loss import OverlapsAny, YoloLoss, cross_entropy, generalized_iou
+from src.yolo import STRIDES
+
+
+@pytest.fixture(autouse=True, scope="module")
+def graph_mode():
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def value_and_gradients(loss, raw, boxes):
+    """Loss, parts and gradients to the three raw maps, as arrays."""
+    run = ms.jit(ms.value_and_grad(loss, grad_position=(0, 1, 2), has_aux=True))
+    (total, parts), gradients = run(*map(Tensor, raw), Tensor(np.asarray(boxes, np.float32)))
+    return float(total.asnumpy()), parts.asnumpy(), [gradient.asnumpy() for gradient in gradients]
+
+
+@pytest.mark.parametrize("case", ["a", "b"])
+def test_loss_and_gradients_equal_golden(case, fixtures):
+    golden = np.load(fixtures / "head_and_loss.npz")
+    loss = YoloLoss(16, label_smooth=bool(golden[f"{case}_label_smooth"]))
+    raw = [golden[f"{case}_raw{level}"] for level in range(3)]
+    total, parts, gradients = value_and_gradients(loss, raw, golden[f"{case}_boxes"])
+    assert total == pytest.approx(float(golden[f"{case}_loss"]), rel=1e-5)
+    np.testing.assert_allclose(parts.sum(1), golden[f"{case}_loss_scales"], rtol=1e-5)
+    for level in range(3):
+        np.testing.assert_allclose(gradients[level], golden[f"{case}_grad{level}"], rtol=0, atol=1e-4)
+
+
+def random_raw(rng, batch=1, classes=2, input_hw=(64, 96)):
+    shapes = [(batch, 3 * (5 + classes), input_hw[0] // s, input_hw[1] // s) for s in STRIDES]
+    return [rng.normal(0, 1, shape).astype(np.float32) for shape in shapes]
+
+
+def test_batch_without_objects_is_objectness_alone():
+    raw = random_raw(np.random.default_rng(0), batch=2)
+    total, parts, gradients = value_and_gradients(YoloLoss(2), raw, np.zeros((2, 4, 5)))
+    logits = np.concatenate([level.reshape(2, 3, 7, -1)[:, :, 4].ravel() for level in raw]).astype(np.float64)
+    assert total == pytest.approx(np.logaddexp(0, logits).sum() / 2, rel=1e-5)
+    assert (parts[:, [0, 2]] == 0).all()
+    for gradient in gradients:
+        assert np.isfinite(gradient).all()
+        others = np.delete(gradient.reshape(2, 3, 7, -1), 4, axis=2)
+        assert (others == 0).all()
+
+
+def test_extreme_maps_keep_loss_and_gradients_finite():
+    raw = [
+        np.full_like(level, value)
+        for level, value in zip(random_raw(np.random.default_rng(0)), (200, -200, 90))
+    ]
+    boxes = [[[0, 0, 30, 40, 1], [10, 10, 90, 60, 0]]]
+    total, _, gradients = value_and_gradients(YoloLoss(2), raw, boxes)
+    assert np.isfinite(total)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_padding_pieces_and_gains(monkeypatch):
+    rng = np.random.default_rng(5)
+    raw = random_raw(rng, batch=2)
+    corner = rng.uniform(0, 50, (2, 7, 2))
+    boxes = np.concatenate(
+        [corner, corner + rng.uniform(3, 14, (2, 7, 2)), rng.integers(0, 2, (2, 7, 1))], -1
+    )
+    _, parts, _gradients = value_and_gradients(YoloLoss(2), raw, boxes)
+    assert (parts[:, 1] > 0).all() and parts[2, 0] > 0
+    # Small pieces, so that the loop over them runs several times, the last one partly filled.
+    monkeypatch.setattr(src.loss, "MASK_PIECE", 2 * 288 * 3)
+    gains, head_gains = np.array([5, 2, 3]), np.array([1, 2, 4])
+    padded = np.concatenate([boxes, np.zeros((2, 4, 5))], 1)
+    loss = YoloLoss(2, gains=gains, head_gains=head_gains)
+    _, scaled, _ = value_and_gradients(loss, raw, padded)
+    np.testing.assert_allclose(scaled, parts * np.outer(head_gains, gains / [10, 1, 1]), rtol=1e-5)
+
+
+def numpy_giou(boxes, truth):
+    """GIoU by corners, in double precision."""
+    (x, y, w, h), (tx, ty, tw, th) = boxes.astype(np.float64), truth.astype(np.float64)
+    common = np.maximum(
+        0, np.minimum(x + w / 2, tx + tw / 2) - np.maximum(x - w / 2, tx - tw / 2)
+    ) * np.maximum(0, np.minimum(y + h / 2, ty + th / 2) - np.maximum(y - h / 2, ty - th / 2))
+    union = w * h + tw * th - common + 1e-6
+    hull = (np.maximum(x + w / 2, tx + tw / 2) - np.minimum(x - w / 2, tx - tw / 2)) * (
+        np.maximum(y + h / 2, ty + th / 2) - np.minimum(y - h / 2, ty - th / 2)
+    ) + 1e-6
+    return common / union - (hull - union) / hull
+
+
+def random_boxes(rng, count):
+    return np.concatenate([rng.uniform(0.2, 0.8, (2, count)), rng.uniform(0.05, 0.4, (2, count))]).astype(
+        np.float32
+    )
+
+
+def test_giou_and_its_gradient_equal_finite_differences():
+    rng = np.random.default_rng(2)
+    boxes, truth = random_boxes(rng, 500), random_boxes(rng, 500)
+    # Pairs apart on both axes: the overlap is none, not the product of two negative sides.
+    boxes[:, :2], truth[:, :2] = [[0.2], [0.2], [0.1], [0.1]], [[0.8], [0.7], [0.2], [0.1]]
+    planes = [Tensor(plane) for plane in (*boxes, *truth)]
+    ours = ms.jit(generalized_iou)(*planes).asnumpy()
+    np.testing.assert_allclose(ours, numpy_giou(boxes, truth), rtol=0, atol=1e-5)
+    assert ours[0] < 0
+    gradients = ms.jit(ms.grad(generalized_iou, grad_position=(0, 1, 2, 3)))(*planes)
+    for number, gradient in enumerate(gradients):
+        step = np.zeros((4, 1))
+        step[number] = 1e-6
+        wide = (
+            numpy_giou(boxes.astype(np.float64) + step, truth),
+            numpy_giou(boxes.astype(np.float64) - step, truth),
+        )
+        np.testing.assert_allclose(gradient.asnumpy(), (wide[0] - wide[1]) / 2e-6, rtol=1e-3, atol=1e-3)
+
+
+def test_identical_boxes_have_giou_one():
+    planes = [Tensor(np.float32([value])) for value in (0.5, 0.5, 0.3, 0.2) * 2]
+    assert float(ms.jit(generalized_iou)(*planes).asnumpy()[0]) == pytest.approx(1, abs=1e-4)
+
+
+def test_overlaps_any_equals_brute_force():
+    rng = np.random.default_rng(7)
+    truth = random_boxes(rng, 2 * 30).reshape(4, 2, 30)
+    near = truth[:, :, rng.integers(0, 30, 400)] * rng.normal(1, 0.08, (4, 2, 400))
+    predicted = near.astype(np.float32)
+    truth[:, :, 5:9] = 0
+    ours = OverlapsAny(0.7)(*map(Tensor, predicted), Tensor(truth)).asnumpy()
+    wanted, margin = np.zeros((2, 400)), np.full((2, 400), 1.0)
+    for picture in range(2):
+        x, y, w, h = (plane[:, None] for plane in predicted[:, picture].astype(np.float64))
+        tx, ty, tw, th = truth[:, picture].astype(np.float64)
+        common_w = np.minimum(x + w / 2, tx + tw / 2) - np.maximum(x - w / 2, tx - tw / 2)
+        common_h = np.minimum(y + h / 2, ty + th / 2) - np.maximum(y - h / 2, ty - th / 2)
+        common = common_w.clip(0) * common_h.clip(0)
+        best = (common / (w * h + tw * th - common)).max(1)
+        wanted[picture], margin[picture] = best >= 0.7, np.abs(best - 0.7)
+    assert 50 < wanted.sum() < 750
+    clear = margin > 1e-5
+    np.testing.assert_array_equal(ours[clear], wanted[clear])
+
+
+def test_cross_entropy_closed_form():
+    logits = np.linspace(-60, 60, 241).astype(np.float32)
+    for target in (0.0, 0.1, 1.0):
+        ours = ms.jit(cross_entropy)(Tensor(logits), Tensor(np.full_like(logits, target))).asnumpy()
+        exact = np.logaddexp(0, logits.astype(np.float64)) - logits.astype(np.float64) * target
+        np.testing.assert_allclose(ours, exact, rtol=1e-5, atol=1e-6)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(UserError, match="ignore_threshold"):
+        YoloLoss(2, ignore_threshold=0)

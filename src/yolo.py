@@ -34,8 +34,7 @@ class YoloBlock(nn.Cell):
         x (N, in_channels, H, W).
 
     Outputs:
-        The map (N, channels, H, W), and where there is a head (`head_channels` > 0) its raw map
-        (N, head_channels, H, W).
+        The map (N, channels, H, W), which `predict` turns into the raw map (N, head_channels, H, W).
     """
 
     def __init__(self, in_channels: int, channels: int, head_channels: int, activation: str):
@@ -45,16 +44,16 @@ class YoloBlock(nn.Cell):
         self.conv2 = conv_block(2 * channels, channels, 1, activation=activation)
         self.conv3 = conv_block(channels, 2 * channels, 3, activation=activation)
         self.conv4 = conv_block(2 * channels, channels, 1, activation=activation)
-        self.has_head = head_channels > 0
-        if self.has_head:
+        if head_channels:
             self.conv5 = conv_block(channels, 2 * channels, 3, activation=activation)
             self.conv6 = nn.Conv2d(2 * channels, head_channels, 1, has_bias=True)
 
     def construct(self, x):
-        x = self.conv4(self.conv3(self.conv2(self.conv1(self.conv0(x)))))
-        if self.has_head:
-            return x, self.conv6(self.conv5(x))
-        return x
+        return self.conv4(self.conv3(self.conv2(self.conv1(self.conv0(x)))))
+
+    def predict(self, x):
+        """The head's raw map of a map that `construct` gave."""
+        return self.conv6(self.conv5(x))
 
 
 class SpatialPyramidPooling(nn.Cell):
@@ -119,11 +118,10 @@ class FeatureMap(nn.Cell):
         top = self.conv3(self.conv2(self.conv1(stride32)))
         top = self.conv6(self.conv5(self.conv4(self.pyramid_pooling(top))))
         middle = self.backblock0(self.join((upsample(self.conv7(top)), self.conv8(stride16))))
-        bottom = self.join((upsample(self.conv9(middle)), self.conv10(stride8)))
-        bottom, raw8 = self.backblock1(bottom)
-        middle, raw16 = self.backblock2(self.join((self.conv11(bottom), middle)))
-        _, raw32 = self.backblock3(self.join((self.conv12(middle), top)))
-        return raw32, raw16, raw8
+        bottom = self.backblock1(self.join((upsample(self.conv9(middle)), self.conv10(stride8))))
+        middle = self.backblock2(self.join((self.conv11(bottom), middle)))
+        top = self.backblock3(self.join((self.conv12(middle), top)))
+        return self.backblock3.predict(top), self.backblock2.predict(middle), self.backblock1.predict(bottom)
 
 
 class YoloV4(nn.Cell):
@@ -135,7 +133,7 @@ class YoloV4(nn.Cell):
         backbone_layers: residual blocks of the backbone's five stages.
         backbone_input_shape: input channels of the five stages; by default half of the first stage's output
             for the stem, then the output of the stage before.
-        backbone_activation, neck_activation: mish, leaky or silu.
+        backbone_activation, neck_activation: mish, mish_composed, leaky or silu (`activation_cell`).
         lateral_kernel: kernel of the convolution in front of the second upsampling.
 
     Inputs:

@@ -1,0 +1,98 @@
+"""Time of a training step with room for 600 boxes a picture against 90, and the share of the loss in it.
+
+Full network, both on the same device, in turn. `max_box` 600 is measured with as many objects as in the other
+run (what a larger limit costs where it is not needed) and full of objects (the worst case).
+
+    python -m benchmarks.max_box --size 416 --batch 2 --steps 5
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src.runtime import guard_cpu_kernels
+
+guard_cpu_kernels()
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from src.loss import YoloLoss
+from src.optimizer import create_momentum
+from src.train_step import ForwardLoss, TrainStep
+from src.yolo import STRIDES, Normalize, YoloV4
+
+
+def random_boxes(rng, batch: int, max_box: int, objects: int, size: int, classes: int) -> np.ndarray:
+    """(batch, max_box, 5) boxes of 8 to 60 pixels, the first `objects` rows filled."""
+    centre, sides = rng.uniform(0, size, (batch, max_box, 2)), rng.uniform(8, 60, (batch, max_box, 2))
+    corners = np.concatenate([centre - sides / 2, centre + sides / 2], -1).clip(0, size)
+    boxes = np.concatenate([corners, rng.integers(0, classes, (batch, max_box, 1))], -1)
+    boxes[:, objects:] = 0
+    return boxes.astype(np.float32)
+
+
+def median_time(run, steps: int) -> float:
+    """Median seconds of `run`, whose first calls compile and warm up."""
+    times = []
+    for _ in range(steps + 2):
+        start = time.perf_counter()
+        run().asnumpy()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=416, help="side of the input, a multiple of 32")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--classes", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=5, help="steps of which the median is taken")
+    options = parser.parse_args()
+    ms.set_context(mode=ms.GRAPH_MODE)
+    rng = np.random.default_rng(0)
+    size, batch, classes = options.size, options.batch, options.classes
+    images = Tensor(rng.integers(0, 256, (batch, 3, size, size), dtype=np.uint8))
+    raw = [
+        Tensor(rng.normal(0, 1, (batch, 3 * (5 + classes), size // s, size // s)).astype(np.float32))
+        for s in STRIDES
+    ]
+
+    network, loss = YoloV4(classes), YoloLoss(classes)
+    # A rate of zero: the network stays the same, whatever is measured first.
+    optimizer = create_momentum(
+        network, np.zeros(10_000, np.float32), momentum=0.9, weight_decay=0.0005, loss_scale=64
+    )
+    step = TrainStep(ForwardLoss(Normalize(), network, loss), optimizer).set_train()
+    gradients_of_loss = ms.jit(ms.value_and_grad(loss, grad_position=(0, 1, 2), has_aux=True))
+
+    steps, losses = {}, {}
+    for max_box, objects in ((90, 90), (600, 90), (600, 600)):
+        boxes = Tensor(random_boxes(rng, batch, max_box, objects, size, classes))
+        case = (max_box, objects)
+
+        def run_step(boxes=boxes):
+            return step(images, boxes)[0]
+
+        def run_loss(boxes=boxes):
+            return gradients_of_loss(*raw, boxes)[1][2]
+
+        losses[case] = median_time(run_loss, max(options.steps, 9))
+        steps[case] = median_time(run_step, options.steps)
+        share = losses[case] / steps[case]
+        print(
+            f"max_box {max_box}, {objects} objects: step {steps[case]:.3f} s, loss and targets with gradients "
+            f"{losses[case] * 1000:.0f} ms ({share:.1%}), {steps[case] / steps[90, 90]:.3f} of max_box 90",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Momentum with the published meaning of loss_scale, and which parameters decay."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+from src.optimizer import create_momentum, weight_decay_groups
+from src.yolo import YoloV4
+
+
+@pytest.fixture(autouse=True, scope="module")
+def graph_mode():
+    ms.set_context(mode=ms.GRAPH_MODE)
+
+
+def small_cell():
+    return nn.SequentialCell(nn.Conv2d(2, 3, 3, has_bias=True), nn.BatchNorm2d(3))
+
+
+def test_three_steps_equal_the_closed_form():
+    rng = np.random.default_rng(0)
+    cell = small_cell()
+    momentum, decay, loss_scale = 0.9, 0.05, 64.0
+    rates = np.float32([0.5, 0.3, 0.7])
+    optimizer = create_momentum(cell, rates, momentum=momentum, weight_decay=decay, loss_scale=loss_scale)
+    weights = {p.name: p.asnumpy().astype(np.float64) for p in cell.trainable_params()}
+    velocity = {name: np.zeros_like(value) for name, value in weights.items()}
+    assert len(weights) == 4
+    for rate in rates:
+        gradients = {p.name: rng.normal(0, 20, p.shape).astype(np.float32) for p in optimizer.parameters}
+        optimizer(tuple(Tensor(gradients[p.name]) for p in optimizer.parameters))
+        for name, gradient in gradients.items():
+            decayed = gradient + (decay * weights[name] if name.endswith(".weight") else 0)
+            velocity[name] = momentum * velocity[name] + decayed / loss_scale
+            weights[name] = weights[name] - float(rate) * velocity[name]
+    for parameter in cell.trainable_params():
+        np.testing.assert_allclose(parameter.asnumpy(), weights[parameter.name], rtol=0, atol=1e-6)
+
+
+def test_weights_decay_and_nothing_else_in_the_network():
+    network = YoloV4(3, backbone_shape=(16, 32, 64, 128, 256), backbone_layers=(1, 1, 1, 1, 1))
+    parameters = network.trainable_params()
+    decayed, others = weight_decay_groups(parameters, 0.0005)
+    assert decayed["weight_decay"] == 0.0005
+    assert others["weight_decay"] == 0
+    assert len(decayed["params"]) + len(others["params"]) == len(parameters)
+    assert all(len(parameter.shape) == 4 for parameter in decayed["params"])
+    assert all(len(parameter.shape) == 1 for parameter in others["params"])

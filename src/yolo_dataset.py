@@ -113,14 +113,14 @@ def load_detection_set(
     boxes: dict = {image_id: [] for image_id in images}
     ignored: dict = {image_id: [] for image_id in images}
     for number, annotation in enumerate(document["annotations"]):
-        where = f"{ann_file}: annotation {_field(annotation, 'id', number)}"
-        image = images.get(_field(annotation, "image_id", None, f"{ann_file}: annotations[{number}]"))
+        where = f"{ann_file}: annotation {annotation.get('id', number)}"
+        image = images.get(_field(annotation, "image_id", f"{ann_file}: annotations[{number}]"))
         if image is None:
             raise UserError(f"{where}: image_id {annotation['image_id']!r} is not among the images")
-        category = _field(annotation, "category_id", None, where)
+        category = _field(annotation, "category_id", where)
         if category not in class_of:
             raise UserError(f"{where}: category_id {category!r} is not among the categories; add it there")
-        box, fault = _clipped_box(_field(annotation, "bbox", None, where), image, where)
+        box, fault = _clipped_box(_field(annotation, "bbox", where), image, where)
         if fault:
             if invalid_boxes == "error":
                 raise UserError(
@@ -176,8 +176,8 @@ def _match_categories(categories, class_names, ann_file) -> tuple[tuple[int, ...
     """COCO id of each class, and class of each COCO id; matched by name."""
     id_of_name: dict = {}
     for category in categories:
-        name = str(_field(category, "name", None, f"{ann_file}: categories"))
-        category_id = _field(category, "id", None, f"{ann_file}: category {name}")
+        name = str(_field(category, "name", f"{ann_file}: categories"))
+        category_id = _field(category, "id", f"{ann_file}: category {name}")
         if not isinstance(category_id, int) or isinstance(category_id, bool):
             raise UserError(f"{ann_file}: category {name}: id {category_id!r} is no whole number")
         if name in id_of_name or category_id in id_of_name.values():
@@ -203,12 +203,12 @@ def _index_images(entries, ann_file) -> dict:
     images: dict = {}
     for number, entry in enumerate(entries):
         where = f"{ann_file}: images[{number}]"
-        image_id = _field(entry, "id", None, where)
+        image_id = _field(entry, "id", where)
         if not isinstance(image_id, int) or isinstance(image_id, bool):
             raise UserError(f"{where}: id {image_id!r} is no whole number")
         if image_id in images:
             raise UserError(f"{ann_file}: image id {image_id} is there twice")
-        name = _field(entry, "file_name", None, where)
+        name = _field(entry, "file_name", where)
         if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"{where}: file_name {name!r} must be a path inside the folder of pictures")
         for key in ("width", "height"):
@@ -263,11 +263,11 @@ def _names(folder: Path) -> list[str]:
     return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
 
 
-def _field(entry: dict, key: str, default=None, where: str = ""):
-    """A value of a JSON object; where `where` is given, a missing one is an error that names it."""
-    if where and key not in entry:
+def _field(entry: dict, key: str, where: str):
+    """A value of a JSON object; a missing one, or a list where a plain value belongs, is named."""
+    if key not in entry:
         raise UserError(f"{where}: lacks '{key}'")
-    value = entry.get(key, default)
-    if isinstance(value, list | dict) and key in ("id", "image_id", "category_id", "name"):
-        raise UserError(f"{where or key}: '{key}' is a {type(value).__name__}")
+    value = entry[key]
+    if isinstance(value, list | dict) and key != "bbox":
+        raise UserError(f"{where}: '{key}' is a {type(value).__name__}")
     return value

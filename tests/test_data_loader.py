@@ -1,0 +1,163 @@
+"""Batches: the same for any number of workers, resumable, all boxes kept, bad pictures named."""
+
+import json
+import logging
+
+import cv2
+import numpy as np
+import pytest
+
+from src.data_loader import EvalLoader, TrainLoader
+from src.distributed_sampler import DistributedSampler
+from src.errors import UserError
+from src.logger import LOGGER_NAME
+from src.transforms import TrainAugment
+from src.yolo_dataset import load_detection_set
+
+NAMES = ("ship", "plane")
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    """Ten pictures with four boxes each; returns (folder, annotation file)."""
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number in range(1, 11):
+        picture = rng.integers(0, 256, (80 + number, 100, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
+        images.append({"id": number, "file_name": f"{number}.png", "width": 100, "height": 80 + number})
+        for k in range(4):
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": number,
+                    "category_id": 1 + k % 2,
+                    "bbox": [10 * k, 15 * k, 30, 20],
+                }
+            )
+    document = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": 1, "name": "ship"}, {"id": 2, "name": "plane"}],
+    }
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    return tmp_path, tmp_path / "train.json"
+
+
+def train_loader(tiles, workers=2, mosaic=False, max_box=50, batch_size=3, **options):
+    dataset = load_detection_set(*tiles, NAMES)
+    return TrainLoader(
+        dataset,
+        DistributedSampler(len(dataset.records), seed=5, **options),
+        TrainAugment(mosaic=mosaic),
+        batch_size=batch_size,
+        shapes=[(64, 64), (96, 128)],
+        resize_rate=1,
+        max_box=max_box,
+        seed=5,
+        workers=workers,
+    )
+
+
+@pytest.mark.parametrize("mosaic", [False, True])
+def test_batches_do_not_depend_on_the_workers(tiles, mosaic):
+    one = list(train_loader(tiles, workers=1, mosaic=mosaic).epoch(2))
+    four = list(train_loader(tiles, workers=4, mosaic=mosaic).epoch(2))
+    assert len(one) == len(four) == 3
+    for a, b in zip(one, four):
+        assert np.array_equal(a.images, b.images) and np.array_equal(a.boxes, b.boxes) and a.paths == b.paths
+    other = next(iter(train_loader(tiles, mosaic=mosaic).epoch(3)))
+    assert other.images.shape != one[0].images.shape or not np.array_equal(other.images, one[0].images)
+
+
+def test_an_epoch_goes_on_from_any_step(tiles):
+    whole = list(train_loader(tiles).epoch(1))
+    tail = list(train_loader(tiles).epoch(1, start_step=2))
+    assert len(tail) == 1 and np.array_equal(whole[2].images, tail[0].images)
+
+
+def test_batch_layout(tiles):
+    loader = train_loader(tiles)
+    for step, batch in enumerate(loader.epoch(0)):
+        assert batch.images.dtype == np.uint8 and batch.images.flags.c_contiguous
+        assert batch.images.shape == (3, 3, *loader.shape(0, step))
+        assert batch.boxes.shape == (3, 50, 5) and batch.boxes.dtype == np.float32
+        used = batch.boxes[..., 2] > 0
+        assert used.any(axis=1).all() and (batch.boxes[~used] == 0).all()
+
+
+def test_a_tile_with_531_boxes_keeps_them_all(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((600, 600, 3), np.uint8))
+    boxes = [[25 * (k % 24), 25 * (k // 24), 20, 20] for k in range(531)]
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 600, "height": 600}],
+        "annotations": [
+            {"id": k, "image_id": 1, "category_id": 1, "bbox": box} for k, box in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "ship"}],
+    }
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    dataset = load_detection_set(tmp_path, tmp_path / "t.json", NAMES)
+    assert len(dataset.records[0].boxes) == 531
+
+    def batch(max_box):
+        loader = TrainLoader(
+            dataset, DistributedSampler(1), TrainAugment(each_multiscale=False), batch_size=1,
+            shapes=[(416, 416)], resize_rate=10, max_box=max_box, seed=0, workers=1,
+        )  # fmt: skip
+        return next(iter(loader.epoch(0))), loader
+
+    kept, loader = batch(600)
+    assert (kept.boxes[0, :, 2] > 0).sum() == 531 and loader.dropped_boxes == 0
+    cut, loader = batch(90)
+    assert (cut.boxes[0, :, 2] > 0).sum() == 90 and loader.dropped_boxes == 441
+
+
+def test_dropping_is_warned_about_once(tiles, caplog):
+    logger = logging.getLogger(LOGGER_NAME)
+    logger.propagate = True
+    with caplog.at_level(logging.WARNING, LOGGER_NAME):
+        loader = train_loader(tiles, max_box=1)
+        list(loader.epoch(0))
+    assert loader.dropped_boxes > 3
+    assert len([entry for entry in caplog.records if "max_box=1" in entry.getMessage()]) == 1
+
+
+def test_too_few_pictures_for_a_batch(tiles):
+    with pytest.raises(UserError, match="per_batch_size is 16"):
+        train_loader(tiles, batch_size=16)
+    with pytest.raises(UserError, match="5 pictures for each device"):
+        train_loader(tiles, batch_size=6, rank=0, group_size=2)
+
+
+@pytest.mark.parametrize("content", [b"not a picture", None])
+def test_a_bad_picture_is_named_and_the_threads_end(tiles, content):
+    folder, _ = tiles
+    data = (folder / "4.png").read_bytes()
+    (folder / "4.png").write_bytes(content if content is not None else data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"4\.png"):
+        list(train_loader(tiles).epoch(0))
+
+
+def test_a_consumer_may_stop_early(tiles):
+    import threading
+
+    before = threading.active_count()
+    batches = train_loader(tiles, workers=4).epoch(0)
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before
+
+
+def test_evaluation_batches(tiles):
+    dataset = load_detection_set(*tiles, NAMES)
+    loader = EvalLoader(dataset, input_hw=(64, 96), batch_size=4)
+    batches = list(loader)
+    assert len(batches) == len(loader) == 3
+    assert [batch.valid for batch in batches] == [4, 4, 2]
+    assert all(batch.images.shape == (4, 3, 64, 96) for batch in batches)
+    assert [image_id for batch in batches for image_id in batch.image_ids] == list(range(1, 11))
+    assert batches[1].image_wh.tolist() == [[100, 80 + number] for number in range(5, 9)]
+    only = list(EvalLoader(dataset, input_hw=(64, 96), batch_size=4, indices=[7, 2]))
+    assert only[0].image_ids == [8, 3]
+    assert np.array_equal(only[0].images[1], batches[0].images[2])

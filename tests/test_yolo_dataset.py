@@ -1,0 +1,212 @@
+"""Annotation files: what is kept, what is left out and counted, and what is refused by name."""
+
+import copy
+import json
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from src.errors import UserError
+from src.image_io import read_rgb
+from src.yolo_dataset import load_detection_set, resolve_set
+
+NAMES = ("ship", "plane")
+BASE = {
+    "images": [
+        {"id": 5, "file_name": "a.png", "width": 100, "height": 80},
+        {"id": 9, "file_name": "deep/b.jpg", "width": 60, "height": 50},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 5, "category_id": 7, "bbox": [10, 20, 30, 40]},
+        {"id": 2, "image_id": 5, "category_id": 3, "bbox": [0, 0, 5, 5]},
+    ],
+    "categories": [{"id": 7, "name": "plane"}, {"id": 3, "name": "ship"}],
+}
+
+
+def write(tmp_path, **changes):
+    document = {**copy.deepcopy(BASE), **changes}
+    (tmp_path / "deep").mkdir(exist_ok=True)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((80, 100, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "deep" / "b.jpg"), np.zeros((50, 60, 3), np.uint8))
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    return tmp_path, tmp_path / "t.json"
+
+
+def annotation(**values):
+    return {"id": 1, "image_id": 5, "category_id": 7, "bbox": [10, 20, 30, 40], **values}
+
+
+def test_boxes_classes_and_category_ids(tmp_path):
+    dataset = load_detection_set(*write(tmp_path), NAMES)
+    assert dataset.category_ids == (3, 7)
+    first, second = dataset.records
+    assert (first.id, first.path, second.id) == (5, tmp_path / "a.png", 9)
+    assert first.boxes.tolist() == [[10, 20, 40, 60], [0, 0, 5, 5]]
+    assert first.classes.tolist() == [1, 0]
+    assert second.boxes.shape == (0, 4)
+    assert dataset.describe() == f"{tmp_path / 't.json'}: 2 pictures, 2 objects"
+
+
+def test_pictures_without_objects_by_option(tmp_path):
+    kept = load_detection_set(*write(tmp_path), NAMES, keep_empty=False)
+    assert [record.id for record in kept.records] == [5]
+    assert kept.dropped == {"pictures without objects": 1}
+
+
+def test_odd_boxes_are_dropped_and_counted_or_refused(tmp_path):
+    odd = {
+        "not finite": [float("nan"), 0, 5, 5],
+        "without area": [10, 10, 0, 5],
+        "outside its picture": [200, 10, 5, 5],
+    }
+    annotations = [annotation(id=k, bbox=box) for k, box in enumerate(odd.values())]
+    annotations += [annotation(id=7, bbox=[90, 70, 50, 50]), annotation(id=8, bbox=[-5, 3, 10, -2])]
+    paths = write(tmp_path, annotations=annotations)
+    dataset = load_detection_set(*paths, NAMES)
+    assert dataset.dropped == {
+        "boxes: not finite": 1,
+        "boxes: without area": 2,
+        "boxes: outside its picture": 1,
+    }
+    assert dataset.records[0].boxes.tolist() == [[90, 70, 100, 80]]  # clipped
+    for number, (reason, box) in enumerate(odd.items()):
+        paths = write(tmp_path, annotations=[annotation(id=number, bbox=box)])
+        with pytest.raises(UserError, match=f"annotation {number}: box .* {reason}"):
+            load_detection_set(*paths, NAMES, invalid_boxes="error")
+
+
+def test_crowds_and_ignored_are_no_targets(tmp_path):
+    annotations = [annotation(id=1, iscrowd=1), annotation(id=2, ignore=1), annotation(id=3)]
+    record = load_detection_set(*write(tmp_path, annotations=annotations), NAMES).records[0]
+    assert len(record.boxes) == 1 and record.ignored.shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "changes,named",
+    [
+        ({"images": []}, "no images in it"),
+        ({"images": None}, "'images' is missing"),
+        ({"categories": []}, "it has no categories"),
+        ({"categories": [{"id": 1, "name": "boat"}]}, "not in labels: boat; set labels"),
+        ({"categories": [{"id": 7, "name": "plane"}, {"id": 7, "name": "ship"}]}, "there twice"),
+        ({"annotations": [annotation(category_id=99)]}, "category_id 99 is not among the categories"),
+        ({"annotations": [annotation(image_id=77)]}, "image_id 77 is not among the images"),
+        ({"annotations": [annotation(bbox=[1, 2, 3])]}, "not four numbers"),
+        ({"annotations": [annotation(bbox="abcd")]}, "not four numbers"),
+        ({"annotations": [{"id": 1, "image_id": 5, "category_id": 7}]}, "lacks 'bbox'"),
+        ({"annotations": [annotation(image_id=[5])]}, "is a list"),
+        ({"images": BASE["images"] + [BASE["images"][0]]}, "image id 5 is there twice"),
+        ({"images": [{"id": 5, "file_name": "a.png", "width": 100}]}, "lacks 'height'"),
+        ({"images": [{"id": 5, "file_name": "../a.png", "width": 1, "height": 1}]}, "inside the folder"),
+        (
+            {"images": [{"id": 5, "file_name": "c.png", "width": 1, "height": 1}], "annotations": []},
+            r"c\.png",
+        ),
+        ({"images": [{"id": "x", "file_name": "a.png", "width": 1, "height": 1}]}, "no whole number"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, changes, named):
+    with pytest.raises(UserError, match=named) as caught:
+        load_detection_set(*write(tmp_path, **changes), NAMES)
+    assert str(tmp_path / "t.json") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_empty_annotation_file(tmp_path):
+    folder, file = write(tmp_path)
+    file.write_text("")
+    with pytest.raises(UserError, match="no valid JSON"):
+        load_detection_set(folder, file, NAMES)
+    write(tmp_path, annotations=[])
+    with pytest.raises(UserError, match="no picture with objects is left"):
+        load_detection_set(folder, file, NAMES, keep_empty=False)
+    file.write_text("[]")
+    with pytest.raises(UserError, match="not a COCO annotation file"):
+        load_detection_set(folder, file, NAMES)
+    file.write_text("[" * 100_000)
+    with pytest.raises(UserError, match="no valid JSON"):
+        load_detection_set(folder, file, NAMES)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 120) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    where=st.sampled_from(["images", "annotations", "categories"]),
+    key=st.text(max_size=4),
+    value=json_values,
+    field=st.sampled_from(["id", "image_id", "category_id", "bbox", "file_name", "width", "name", "iscrowd"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_mutated_files_succeed_or_are_refused(tmp_path_factory, where, key, value, field):
+    tmp_path = tmp_path_factory.mktemp("mutated")
+    document = copy.deepcopy(BASE)
+    document[where][0][field] = value
+    document[where][-1][key] = value
+    try:
+        load_detection_set(*write(tmp_path, **document), NAMES)
+    except UserError as error:
+        assert str(tmp_path) in str(error)
+
+
+def test_resolve_set_by_dota_and_coco_names(tmp_path):
+    with pytest.raises(UserError, match="data_dir: not set"):
+        resolve_set("", "train")
+    with pytest.raises(UserError, match=r"train2017"):
+        resolve_set(tmp_path, "train")
+    (tmp_path / "annotations").mkdir()
+    for name in ("train2017", "val"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "annotations/instances_train2017.json").touch()
+    (tmp_path / "annotations/val.json").touch()
+    assert resolve_set(tmp_path, "train") == (
+        tmp_path / "train2017", tmp_path / "annotations/instances_train2017.json",
+    )  # fmt: skip
+    assert resolve_set(tmp_path, "val") == (tmp_path / "val", tmp_path / "annotations/val.json")
+
+
+def test_pictures_of_all_kinds(tmp_path):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (20, 30, 3), np.uint8)
+    grey = rng.integers(0, 256, (20, 30), np.uint8)
+    alpha = rng.integers(0, 256, (20, 30, 1), np.uint8)
+    Image.fromarray(colours).save(tmp_path / "rgb.png")
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(np.concatenate([colours, alpha], axis=2)).save(tmp_path / "rgba.png")
+    Image.fromarray(colours).quantize(16).save(tmp_path / "palette.png")
+    assert np.array_equal(read_rgb(tmp_path / "rgb.png"), colours)
+    assert np.array_equal(read_rgb(tmp_path / "grey.png"), np.stack([grey] * 3, axis=2))
+    assert np.array_equal(read_rgb(tmp_path / "rgba.png"), colours)
+    with Image.open(tmp_path / "palette.png") as palette:
+        assert np.array_equal(read_rgb(tmp_path / "palette.png"), np.asarray(palette.convert("RGB")))
+
+
+def test_pictures_that_are_refused(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "deep.png"), picture.astype(np.uint16) * 200)
+    cv2.imwrite(str(tmp_path / "ok.jpg"), picture)
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "ok.jpg").read_bytes()[:-300])
+    for name, named in (
+        ("deep.png", "convert it to 8-bit"),
+        ("text.jpg", "not a picture"),
+        ("half.jpg", "truncated"),
+        ("none.jpg", "no such picture"),
+    ):
+        with pytest.raises(UserError, match=named) as caught:
+            read_rgb(tmp_path / name)
+        assert name in str(caught.value)
+    with pytest.raises(UserError, match="60x40, its annotation says 61x40"):
+        read_rgb(tmp_path / "ok.jpg", (61, 40))
+    with pytest.raises(UserError, match="after a rotation"):
+        read_rgb(tmp_path / "ok.jpg", (40, 60))
+    with pytest.raises(UserError, match="over the limit"):
+        read_rgb(tmp_path / "ok.jpg", max_pixels=100)

@@ -212,7 +212,7 @@ def _index_images(entries, ann_file) -> dict:
         if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"{where}: file_name {name!r} must be a path inside the folder of pictures")
         for key in ("width", "height"):
-            side = _field(entry, key, None, f"{where} ({name})")
+            side = _field(entry, key, f"{where} ({name})")
             if not isinstance(side, int) or isinstance(side, bool) or side < 1:
                 raise UserError(f"{where} ({name}): {key} {side!r} is no positive whole number")
         images[image_id] = entry

@@ -73,12 +73,18 @@ def random_case(tmp_path, seed, images=40, crowded=True):
     return path, detections(found)
 
 
-def by_pycocotools(ann_file, json_file):
+def by_pycocotools(ann_file, json_file, image_ids=None, max_detections=None):
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(ann_file))
         evaluation = COCOeval(truth, truth.loadRes(str(json_file)), "bbox")
+        if image_ids:
+            evaluation.params.imgIds = image_ids
+        if max_detections:
+            evaluation.params.maxDets = [1, 10, max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
+    if max_detections:
+        return evaluation, ""  # pycocotools summarises 100 detections only
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         evaluation.summarize()
     return evaluation, printed.getvalue()
@@ -96,6 +102,36 @@ def test_twelve_lines_equal_pycocotools_on_the_written_file(tmp_path, seed):
     for position, entry in enumerate(ours.classes):
         expected = evaluation.eval["precision"][:, :, position, 0, 2]
         assert entry.ap == pytest.approx(expected[expected > -1].mean() if (expected > -1).any() else -1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_crowds_ties_and_area_ranges_equal_pycocotools(tmp_path, seed):
+    """Many objects on few places, few scores, so that every rule of the matching is met."""
+    rng = np.random.default_rng(100 + seed)
+    places = [
+        (x, y, w, h) for x in (0, 4, 9, 60) for y in (0, 5, 70) for w in (30, 32, 98) for h in (31, 33, 95)
+    ]
+    boxes = [(i, int(rng.choice(IDS)), *places[rng.integers(len(places))]) for i in rng.integers(1, 7, 60).tolist()]
+    ann_file = ground_truth(tmp_path / "gt.json", boxes, images=6)
+    document = json.loads(ann_file.read_text())
+    for annotation in document["annotations"]:
+        annotation["iscrowd"] = int(rng.random() < 0.15)
+        annotation["id"] -= seed % 2  # an id of 0 is never matched in pycocotools
+    ann_file.write_text(json.dumps(document))
+    found = detections([
+        (i, int(rng.choice(IDS)), *places[rng.integers(len(places))], rng.integers(1, 6) / 6)
+        for i in rng.integers(1, 7, 300)
+    ])  # fmt: skip
+    write_coco_json(tmp_path / "found.json", found)
+    for image_ids in (None, [2, 3, 5]):
+        evaluation, printed = by_pycocotools(ann_file, tmp_path / "found.json", image_ids)
+        ours = evaluate_coco(ann_file, found, NAMES, IDS, image_ids=image_ids, max_detections=15)
+        assert ours.lines.splitlines() == printed.splitlines()
+        np.testing.assert_array_equal(ours.stats, evaluation.stats)
+        assert len(set(ours.stats)) > 8 and ours.stats[0] > 0.05  # the case says something
+        crowded, _ = by_pycocotools(ann_file, tmp_path / "found.json", image_ids, max_detections=15)
+        precision = crowded.eval["precision"][0, :, :, 0, -1]
+        assert ours.ap50_all == precision[precision > -1].mean()
 
 
 def test_known_average_precision(tmp_path):
@@ -165,17 +201,29 @@ def test_damaged_annotations_are_named(tmp_path):
         evaluate_coco(tmp_path / "bad.json", detections([]), NAMES, IDS)
 
 
-def test_memory_is_that_of_one_class(tmp_path):
-    """Twelve thousand detections of three classes cost far less than a dict each for all of them at once."""
-    ann_file = ground_truth(tmp_path / "gt.json", [(i, 1, 10, 10, 50, 50) for i in range(1, 61)], images=60)
+def test_best_threshold_does_not_part_equal_scores(tmp_path):
+    """One right and one wrong detection at 0.5: F1 at 0.5 is 2/3, not 1, in whatever order they come."""
+    ann_file = ground_truth(tmp_path / "gt.json", [(1, 1, 10, 10, 50, 50)])
+    rows = [(1, 1, 10, 10, 50, 50, 0.5), (1, 1, 300, 10, 50, 50, 0.5)]
+    for found in (rows, rows[::-1]):
+        assert evaluate_coco(ann_file, detections(found), NAMES, IDS).classes[0].best_f1 == pytest.approx(
+            2 / 3
+        )
+
+
+def test_memory_is_a_few_bytes_a_detection(tmp_path):
+    """A hundred thousand detections of one class: far less than a dictionary (over 1 kB) for each."""
+    ann_file = ground_truth(tmp_path / "gt.json", [(i, 1, 10, 10, 50, 50) for i in range(1, 101)], images=100)
     rng = np.random.default_rng(0)
-    table = np.zeros(12_000, DETECTION)
-    table["image_id"] = np.repeat(np.arange(1, 61), 200)
-    table["category_id"] = rng.choice(IDS, len(table))
+    table = np.zeros(100_000, DETECTION)
+    table["image_id"] = np.repeat(np.arange(1, 101), 1000)
+    table["category_id"] = 1
     table["bbox"] = rng.uniform(1, 300, (len(table), 4))
     table["score"] = rng.random(len(table))
     tracemalloc.start()
     evaluate_coco(ann_file, table, NAMES, IDS)
+    write_coco_json(tmp_path / "found.json", table)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 12_000 * 1000
+    assert peak < len(table) * 300
+    assert len(json.loads((tmp_path / "found.json").read_text())) == len(table)

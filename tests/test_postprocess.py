@@ -1,11 +1,13 @@
 """Post-processing against the published detections and a naive suppression."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.evaluation.postprocess import PostprocessOptions, postprocess, suppress
+from src.evaluation.postprocess import PostprocessOptions, postprocess, select_candidates, suppress
 from src.transforms import ResizeGeometry, letterbox
 
 
@@ -70,6 +72,33 @@ def test_suppression_equals_the_definition(seed, n, diou, threshold):
     assert ours.tolist() == naive_suppress(boxes, scores, classes, threshold, diou)
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), diou=st.booleans(), threshold=st.floats(0.1, 0.9))
+def test_suppression_does_not_depend_on_the_order(seed, diou, threshold):
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(-1000, 9000, (400, 2)) if seed % 2 else rng.uniform(0, 60, (400, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0.5, 40, (400, 2))], axis=1).astype(np.float32)
+    scores, classes = rng.permutation(400) / 400, rng.integers(0, 80, 400)
+    kept = suppress(boxes, scores, classes, threshold, diou=diou)
+    assert (np.diff(scores[kept]) < 0).all()
+    shuffled = rng.permutation(400)
+    again = suppress(boxes[shuffled], scores[shuffled], classes[shuffled], threshold, diou=diou)
+    assert shuffled[again].tolist() == kept.tolist()
+    assert kept.tolist() == suppress(boxes[:], scores, classes, threshold, diou=diou, limit=400).tolist()
+    assert kept[:7].tolist() == suppress(boxes, scores, classes, threshold, diou=diou, limit=7).tolist()
+    # No two kept boxes of a class overlap: keeping only those again changes nothing.
+    once_more = suppress(boxes[kept], scores[kept], classes[kept], threshold, diou=diou)
+    assert once_more.tolist() == list(range(len(kept)))
+
+
+def test_boxes_that_just_touch_the_threshold_stay():
+    """IoU 0.5 exactly is not above 0.5. Another class and a box without area are no reason to drop either."""
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [0, 0, 10, 10], [3, 3, 3, 3]], np.float32)
+    scores, classes = np.array([0.9, 0.8, 0.7, 0.6]), np.array([0, 0, 1, 0])
+    assert suppress(boxes, scores, classes, 0.5, diou=False).tolist() == [0, 1, 2, 3]
+    assert suppress(boxes, scores, classes, 0.49, diou=False).tolist() == [0, 2, 3]
+
+
 def one_box_maps(x, y, w, h, objectness=0.9, probabilities=(0.1, 0.8)):
     decoded = np.zeros((1, 1, 3, 5 + len(probabilities)), np.float32)
     decoded[0, 0, 1] = (x, y, w, h, objectness, *probabilities)
@@ -126,6 +155,25 @@ def test_nothing_found_and_caps():
     decoded[..., 2:4] *= 0.01
     found = postprocess([decoded], (500, 500), PostprocessOptions(max_detections=50))
     assert len(found) == 50 and (np.diff(found.scores) <= 0).all()
+    assert found.capped and not empty.capped
+    everything = postprocess([decoded], (500, 500), PostprocessOptions(max_detections=1200))
+    assert len(everything) > 500 and not everything.capped
+    np.testing.assert_array_equal(found.boxes, everything.boxes[:50])
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_most_candidates_are_the_best_ones(multi_label):
+    rng = np.random.default_rng(1)
+    maps = [rng.random((side, side, 3, 9)).astype(np.float32) for side in (3, 6, 12)]
+    options = PostprocessOptions(multi_label=multi_label, multi_label_thresh=0.5, max_candidates=10**6)
+    boxes, scores, classes = select_candidates(maps, options)
+    rows = np.concatenate([level.reshape(-1, 9) for level in maps])
+    products = rows[:, 4:5] * rows[:, 5:]
+    expected = products[rows[:, 5:] > 0.5] if multi_label else products.max(axis=1)
+    np.testing.assert_array_equal(np.sort(scores), np.sort(expected))
+    few = select_candidates(maps, replace(options, max_candidates=100))
+    for one, other in zip(few, (boxes, scores, classes)):
+        np.testing.assert_array_equal(one, other[:100])
 
 
 def test_boxes_that_are_not_finite_are_no_detections():

@@ -1,23 +1,19 @@
-"""COCO's metrics by pycocotools: the twelve lines, AP a class, and the score threshold of the best F1.
+"""COCO's metrics: the twelve lines, AP a class, and the score threshold of the best F1.
 
-Classes are scored one after another, so memory holds the detections of one class, not of all. Numbers and
-lines are those of pycocotools on the written JSON file.
+Numbers and lines are those of pycocotools on the written JSON file. Classes are scored one after another,
+so memory holds the matches of one class, not of all.
 """
 
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from src.evaluation.detections import written_boxes
+from src.evaluation.matching import IOU_THRESHOLDS, Objects, best_f1, match_class, precision_and_recall
+from src.logger import get_logger
 from src.yolo_dataset import read_annotations
 
-_COCO_MAX_DETECTIONS = (1, 10, 100)
-_AREAS = ("all", "small", "medium", "large")
 # (AP or AR, IoU threshold or None for the mean, area, detections a picture and class) of the twelve lines.
 _LINES = (
     ("AP", None, "all", 100),
@@ -108,111 +104,74 @@ def evaluate_coco(
     Raises:
         UserError: the annotation file is damaged.
     """
-    document = _with_defaults(read_annotations(ann_file))
-    truth = _as_coco(document, document["annotations"])
-    image_ids = sorted(truth.imgs) if image_ids is None else sorted(image_ids)
-    counts = (*_COCO_MAX_DETECTIONS, max(max_detections, 101))
-    precision, recall, classes = [], [], []
+    document = read_annotations(ann_file)
+    known = np.unique([image["id"] for image in document["images"]] if image_ids is None else image_ids)
+    truth = _objects_of_classes(document["annotations"], category_ids, known, ann_file)
+    table = table[np.isin(table["image_id"], known)]
+    counts = sorted({(area, count) for _, _, area, count in _LINES} | {("all", max_detections)})
+    precision, recall = {key: [] for key in counts}, {key: [] for key in counts}
+    classes = []
     for name, category_id in zip(class_names, category_ids):
         rows = table[table["category_id"] == category_id]
-        evaluation = _evaluate_class(truth, document, rows, category_id, image_ids, counts)
-        precision.append(evaluation.eval["precision"])
-        recall.append(evaluation.eval["recall"])
-        objects = sum(
-            not truth.anns[ann_id]["iscrowd"]
-            for ann_id in truth.getAnnIds(imgIds=image_ids, catIds=[category_id])
+        matches = match_class(
+            truth[category_id], rows["image_id"], written_boxes(rows), rows["score"], max(100, max_detections)
         )
-        f1, threshold = _best_f1(evaluation, objects)
+        for key in counts:
+            of_class = precision_and_recall(matches, *key)
+            precision[key].append(of_class[0])
+            recall[key].append(of_class[1])
+        of_class = [_mean_of_valid(values["all", 100][-1]) for values in (precision, recall)]
+        ap50 = _mean_of_valid(precision["all", 100][-1][0])
         classes.append(
-            ClassResult(
-                name,
-                objects,
-                _mean(precision[-1][..., 0, 2]),
-                _mean(precision[-1][0, ..., 0, 2]),
-                _mean(recall[-1][..., 0, 2]),
-                f1,
-                threshold,
-            )
+            ClassResult(name, matches.objects["all"], of_class[0], ap50, of_class[1], *best_f1(matches))
         )
-    precision, recall = np.concatenate(precision, axis=2), np.concatenate(recall, axis=1)
     stats = tuple(_statistic(precision, recall, *line) for line in _LINES)
     return CocoResult(
         stats=stats,
         lines="\n".join(_line(*line, value) for line, value in zip(_LINES, stats)),
-        ap50_all=_mean(precision[0, :, :, 0, 3]),
-        max_detections=counts[-1],
+        ap50_all=_statistic(precision, recall, "AP", 0.5, "all", max_detections),
+        max_detections=max_detections,
         classes=tuple(classes),
     )
 
 
-def _with_defaults(document: dict) -> dict:
-    """Annotations with the keys that pycocotools reads."""
-    annotations = []
-    for number, annotation in enumerate(document["annotations"], start=1):
-        _, _, width, height = annotation["bbox"]
-        annotations.append({"id": number, "area": width * height, "iscrowd": 0, **annotation})
-    return {**document, "annotations": annotations}
-
-
-def _as_coco(document: dict, annotations: list[dict]) -> COCO:
-    coco = COCO()
-    coco.dataset = {**document, "annotations": annotations}
-    with redirect_stdout(StringIO()):  # it prints progress that nobody asked for
-        coco.createIndex()
-    return coco
-
-
-def _evaluate_class(truth, document, rows, category_id, image_ids, counts) -> COCOeval:
-    boxes = written_boxes(rows)
-    found = [
-        {
-            "id": number,
-            "image_id": int(row["image_id"]),
-            "category_id": category_id,
-            "bbox": box.tolist(),
-            "area": float(box[2] * box[3]),
-            "iscrowd": 0,
-            "score": float(row["score"]),
-        }
-        for number, (row, box) in enumerate(zip(rows, boxes), start=1)
-    ]
-    evaluation = COCOeval(truth, _as_coco(document, found), "bbox")
-    evaluation.params.imgIds = image_ids
-    evaluation.params.catIds = [category_id]
-    evaluation.params.maxDets = list(counts)
-    with redirect_stdout(StringIO()):
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation
-
-
-def _best_f1(evaluation: COCOeval, objects: int) -> tuple[float, float]:
-    """Largest F1 at IoU 0.5 over all score thresholds, and that threshold; 0 where nothing is right."""
-    images = [image for image in evaluation.evalImgs[: len(evaluation.params.imgIds)] if image]
-    if not images or not objects:
-        return 0.0, 0.0
-    scores = np.concatenate([image["dtScores"] for image in images])
-    matched = np.concatenate([image["dtMatches"][0] > 0 for image in images])
-    counted = ~np.concatenate([image["dtIgnore"][0].astype(bool) for image in images])
-    scores, matched = scores[counted], matched[counted]
-    if not len(scores):
-        return 0.0, 0.0
-    order = np.argsort(-scores, kind="stable")
-    right = np.cumsum(matched[order])
-    f1 = 2 * right / (np.arange(1, len(order) + 1) + objects)
-    best = int(f1.argmax())
-    return float(f1[best]), float(scores[order][best])
+def _objects_of_classes(annotations: list[dict], category_ids, image_ids, ann_file) -> dict[int, Objects]:
+    """Ground truth of each class, by category id."""
+    known = set(np.asarray(image_ids).tolist())
+    of_class: dict[int, list] = {category_id: [] for category_id in category_ids}
+    for annotation in annotations:
+        if annotation["category_id"] in of_class and annotation["image_id"] in known:
+            of_class[annotation["category_id"]].append(annotation)
+    found = {}
+    for category_id, entries in of_class.items():
+        entries.sort(key=lambda entry: entry["image_id"])
+        boxes = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+        found[category_id] = Objects(
+            image_ids=np.array([entry["image_id"] for entry in entries], np.int64),
+            boxes=boxes,
+            areas=np.array(
+                [entry.get("area", w * h) for entry, (_, _, w, h) in zip(entries, boxes)], np.float64
+            ),
+            crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in entries], bool),
+            numbered=np.array([entry.get("id", 1) != 0 for entry in entries], bool),
+        )
+    if any(not objects.numbered.all() for objects in found.values()):
+        get_logger().warning(
+            "%s: an annotation has id 0, which COCO's metric never counts as found; number them from 1",
+            ann_file,
+        )
+    return found
 
 
 def _statistic(precision, recall, kind, iou, area, max_detections) -> float:
-    columns = (..., _AREAS.index(area), _COCO_MAX_DETECTIONS.index(max_detections))
-    values = precision[columns] if kind == "AP" else recall[columns]
+    """One of the twelve numbers: the mean over thresholds (and recalls) and the classes with ground truth."""
+    values = np.stack((precision if kind == "AP" else recall)[area, max_detections], axis=-1)
     if iou is not None:
-        values = values[round((iou - 0.5) / 0.05)]
-    return _mean(values)
+        values = values[np.isclose(IOU_THRESHOLDS, iou)]
+    return _mean_of_valid(values)
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean_of_valid(values: np.ndarray) -> float:
     """Mean over the entries that have ground truth; -1 where none has, as pycocotools says it."""
     values = values[values > -1]
     return float(values.mean()) if values.size else -1.0

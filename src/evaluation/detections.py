@@ -14,6 +14,8 @@ from src.evaluation.postprocess import Detections, PostprocessOptions, postproce
 
 # One detection; bbox is x y width height in the picture's pixels, as COCO writes it. 32 bytes.
 DETECTION = np.dtype([("image_id", "i8"), ("bbox", "f4", 4), ("score", "f4"), ("category_id", "i4")])
+_JSON_ROW = '{"image_id": %d, "category_id": %d, "bbox": [%.3f, %.3f, %.3f, %.3f], "score": %.9g}'
+_ROWS_AT_ONCE = 10_000
 _BATCHES_BEHIND = 2  # network outputs that wait for post-processing; bounds the memory
 
 
@@ -86,11 +88,12 @@ def write_coco_json(path: Path, table: np.ndarray) -> None:
         with temporary.open("w", encoding="utf-8") as handle:
             handle.write("[")
             separator = "\n"
-            for row, (x, y, w, h) in zip(table, boxes):
-                handle.write(
-                    f'{separator}{{"image_id": {row["image_id"]}, "category_id": {row["category_id"]}, '
-                    f'"bbox": [{x:.3f}, {y:.3f}, {w:.3f}, {h:.3f}], "score": {row["score"]:.9g}}}'
-                )
+            for start in range(0, len(table), _ROWS_AT_ONCE):
+                rows = slice(start, start + _ROWS_AT_ONCE)
+                part = table[rows]
+                columns = [part["image_id"], part["category_id"], *boxes[rows].T, part["score"]]
+                lines = ",\n".join(_JSON_ROW % row for row in zip(*(column.tolist() for column in columns)))
+                handle.write(separator + lines)
                 separator = ",\n"
             handle.write("\n]\n")
             handle.flush()

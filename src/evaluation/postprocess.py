@@ -4,17 +4,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# So many boxes are compared with so many kept ones at once: few enough for the processor's cache.
+_BLOCK = 256
+_PART = 512
+
 
 @dataclass(frozen=True)
 class Detections:
     """Detections of one picture, best first.
 
     boxes (n, 4) float32 x1 y1 x2 y2 in the picture's pixels, scores (n,) float32, classes (n,) int32.
+    `capped`: there were more than `max_detections`.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    capped: bool = False
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -71,9 +77,17 @@ def postprocess(maps: list[np.ndarray], image_wh, options: PostprocessOptions, g
     boxes, scores, classes = boxes[inside], scores[inside], classes[inside]
     offset = 1.0 if options.published_overlap else 0.0
     kept = suppress(
-        boxes, scores, classes, options.nms_threshold, diou=options.nms_type == "diou", offset=offset
-    )[: options.max_detections]
-    return Detections(boxes[kept], scores[kept], classes[kept])
+        boxes,
+        scores,
+        classes,
+        options.nms_threshold,
+        diou=options.nms_type == "diou",
+        offset=offset,
+        limit=options.max_detections + 1,
+    )
+    capped = len(kept) > options.max_detections
+    kept = kept[: options.max_detections]
+    return Detections(boxes[kept], scores[kept], classes[kept], capped)
 
 
 def select_candidates(
@@ -83,28 +97,44 @@ def select_candidates(
 
     Objectness alone bounds the score, so classes are looked at only where it passes.
     """
-    boxes, scores, classes = [], [], []
-    for decoded in maps:
-        rows = decoded.reshape(-1, decoded.shape[-1])
-        rows = rows[rows[:, 4] >= options.score_threshold]
-        probabilities = rows[:, 5:]
-        if options.multi_label:
-            row, label = np.nonzero(probabilities > options.multi_label_thresh)
-        else:
-            row, label = np.arange(len(rows)), probabilities.argmax(axis=1) if len(rows) else np.zeros(0, int)
-        score = probabilities[row, label] * rows[row, 4]
-        kept = score >= options.score_threshold
-        boxes.append(rows[row[kept], :4])
-        scores.append(score[kept])
-        classes.append(label[kept])
-    box, score, label = np.concatenate(boxes), np.concatenate(scores), np.concatenate(classes)
-    finite = np.isfinite(box).all(axis=1) & (box[:, 2:] > 0).all(axis=1)  # exp overflows in a bad network
-    box, score, label = box[finite], score[finite], label[finite]
+    levels = [decoded.reshape(-1, decoded.shape[-1]) for decoded in maps]
+    passed = [_pass_filter(flat, options) for flat in levels]
+    score = np.concatenate([level_score for _, _, level_score in passed])
+    chosen = np.arange(len(score))
     if len(score) > options.max_candidates:
-        best = np.argpartition(-score, options.max_candidates)[: options.max_candidates]
-        box, score, label = box[best], score[best], label[best]
-    order = np.lexsort((*box.T, label, -score))  # ties in a fixed order, whatever the input's
-    return box[order], score[order], label[order].astype(np.int32)
+        chosen = np.argpartition(-score, options.max_candidates)[: options.max_candidates]
+        chosen.sort()
+    ends = np.cumsum([len(level_score) for _, _, level_score in passed])
+    parts = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    rows, labels = [], []
+    for flat, (row, label, _), part, end in zip(levels, passed, parts, ends):
+        local = part - (end - len(row))
+        rows.append(flat[row[local]])
+        labels.append(rows[-1][:, 5:].argmax(axis=1) if label is None else label[local])
+    box, label, score = np.concatenate(rows)[:, :4], np.concatenate(labels), score[chosen]
+    order = np.argsort(-score, kind="stable")
+    if (np.diff(score[order]) == 0).any():  # ties in a fixed order, whatever the input's
+        order = np.lexsort((*box.T, label, -score))
+    box, score, label = box[order], score[order], label[order].astype(np.int32)
+    usable = (
+        np.isfinite(box).all(axis=1) & (box[:, 2] > 0) & (box[:, 3] > 0)
+    )  # exp overflows in a bad network
+    return box[usable], score[usable], label[usable]
+
+
+def _pass_filter(flat: np.ndarray, options: PostprocessOptions):
+    """Of the (cells, 5 + C) predictions of a stride: row, class (None: the best one) and score that pass."""
+    row = np.flatnonzero(flat[:, 4] >= options.score_threshold)
+    label = None
+    probabilities = flat[row, 5:]
+    if options.multi_label:
+        above, label = np.nonzero(probabilities > options.multi_label_thresh)
+        row, score = row[above], probabilities[above, label]
+    else:
+        score = probabilities.max(axis=1)
+    score = score * flat[row, 4]
+    passed = np.flatnonzero(score >= options.score_threshold)
+    return row[passed], None if label is None else label[passed], score[passed]
 
 
 def suppress(
@@ -115,6 +145,7 @@ def suppress(
     *,
     diou: bool = True,
     offset: float = 0.0,
+    limit: int | None = None,
 ) -> np.ndarray:
     """Greedy non-maximum suppression within each class.
 
@@ -123,77 +154,104 @@ def suppress(
     (https://arxiv.org/abs/1911.08287).
 
     Args:
-        boxes: (n, 4) x1 y1 x2 y2, sorted by falling score.
-        scores: (n,) falling.
+        boxes: (n, 4) x1 y1 x2 y2.
+        scores: (n,); of equal ones the first is the better.
         classes: (n,).
         threshold: overlap.
         diou: DIoU instead of IoU.
         offset: added to widths and heights (1: the published code's whole pixels).
+        limit: stop when so many boxes are kept; the rest could only have come after them.
 
     Returns:
         Indices of the kept boxes, best first.
     """
-    kept = []
-    for label in np.unique(classes):
-        members = np.flatnonzero(classes == label)
-        kept.append(members[_suppress_one_class(boxes[members], threshold, diou, offset)])
-    return np.sort(np.concatenate(kept)) if kept else np.zeros(0, int)
+    order = np.argsort(-scores, kind="stable")
+    pairs = _Overlaps(boxes[order], classes[order], threshold, diou, offset)
+    limit = len(order) if limit is None else limit
+    kept = np.zeros(0, np.intp)
+    for start in range(0, len(order), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(order)))
+        for part in range(0, len(kept), _PART):
+            row, _ = pairs.over(block, kept[part : part + _PART])
+            if len(row):
+                block = np.delete(block, row)
+        kept = np.concatenate([kept, block[_greedy(len(block), *pairs.over(block, block))]])
+        if len(kept) >= limit:
+            break
+    return order[kept[:limit]]
 
 
-def _suppress_one_class(boxes: np.ndarray, threshold: float, diou: bool, offset: float) -> np.ndarray:
-    """Kept positions. Works through the boxes in blocks: each block against the kept ones at once."""
-    block_size = 256
-    kept = np.zeros(0, int)
-    columns = _prepare(boxes, offset)
-    for start in range(0, len(boxes), block_size):
-        block = np.arange(start, min(start + block_size, len(boxes)))
-        if len(kept):
-            over = _is_over(columns, block, kept, threshold, diou, offset)
-            block = block[~over.any(axis=1)]
-        if len(block) > 1:
-            over = np.triu(_is_over(columns, block, block, threshold, diou, offset), k=1)
-            alive = np.ones(len(block), bool)
-            for position in np.flatnonzero(over.any(axis=1)):  # rows that drop nothing need no turn
-                if alive[position]:
-                    alive &= ~over[position]
-            block = block[alive]
-        kept = np.concatenate([kept, block])
-    return kept
+def _greedy(count: int, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """(count,) bool: who is kept, where `row` is dropped by `column` if `column` < `row` is kept itself."""
+    later = column < row
+    row, column = row[later], column[later]
+    kept = np.ones(count, bool)
+    while True:  # each turn settles at least the first box that was wrong, mostly many; ends at the answer
+        before = kept
+        kept = np.ones(count, bool)
+        kept[row[before[column]]] = False
+        if (kept == before).all():
+            return kept
 
 
-def _prepare(boxes: np.ndarray, offset: float) -> tuple[np.ndarray, ...]:
-    x1, y1, x2, y2 = boxes.astype(np.float64).T
-    return x1, y1, x2, y2, (x2 - x1 + offset) * (y2 - y1 + offset)
+class _Overlaps:
+    """Which pairs of boxes overlap above a threshold.
 
+    All pairs of two sets are compared in float32 with some slack, in which classes lie beside each other
+    on a wide canvas; the few that may pass are then computed in float64.
+    """
 
-def _is_over(columns, rows: np.ndarray, others: np.ndarray, threshold: float, diou: bool, offset: float):
-    """(len(rows), len(others)) whether IoU or DIoU is above the threshold."""
-    x1, y1, x2, y2, area = (column[rows][:, None] for column in columns)
-    u1, v1, u2, v2, other_area = (column[others][None] for column in columns)
-    shared = np.minimum(x2, u2)
-    shared -= np.maximum(x1, u1)
-    shared += offset
-    np.maximum(shared, 0, out=shared)
-    height = np.minimum(y2, v2)
-    height -= np.maximum(y1, v1)
-    height += offset
-    np.maximum(height, 0, out=height)
-    shared *= height
-    # IoU > t without a division: shared > t (area + other - shared).
-    over = shared * (1 + threshold) > threshold * (area + other_area)
-    if diou and over.any():  # DIoU is at most IoU: only these few can be over
-        row, other = np.nonzero(over)
-        over[row, other] = _diou(columns, rows[row], others[other], shared[row, other]) > threshold
-    return over
+    def __init__(self, boxes, classes, threshold: float, diou: bool, offset: float):
+        self.threshold, self.diou, self.offset, self.classes = threshold, diou, offset, classes
+        self.exact = x1, y1, x2, y2 = np.ascontiguousarray(boxes.T, np.float64)
+        self.area = (x2 - x1 + offset) * (y2 - y1 + offset)
+        low, high = (boxes.min(), boxes.max()) if len(boxes) else (0.0, 0.0)
+        apart = classes * (float(high) - float(low) + 2 * offset)
+        # Coordinates so large lose some digits in float32: boxes grow by as much.
+        slack = float(4 * np.spacing(np.float32(np.abs([low, high]).max() + np.abs(apart).max(initial=0))))
+        # A pair's intersection is width x height of the inner borders: offset and slack go into them.
+        grow = offset / 2 + slack
+        self.x1, self.y1, self.x2, self.y2 = (
+            column.astype(np.float32)
+            for column in (x1 + apart - grow, y1 - grow, x2 + apart + grow, y2 + grow)
+        )
+        self.scratch = np.empty(
+            (3, _BLOCK * _PART), np.float32
+        )  # not new pages from the system for each pair of sets
+        # IoU > t without a division: shared > t / (1 + t) (area + other area).
+        self.share = (self.area * (threshold / (1 + threshold)) * (1 - 1e-5)).astype(np.float32)
 
+    def over(self, rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (row, other) of the pairs above the threshold."""
+        shape = len(rows), len(others)
+        shared, edge, height = (buffer[: shape[0] * shape[1]].reshape(shape) for buffer in self.scratch)
+        np.minimum(self.x2[rows, None], self.x2[others], out=shared)
+        np.maximum(self.x1[rows, None], self.x1[others], out=edge)
+        shared -= edge
+        np.maximum(shared, 0, out=shared)  # two gaps do not make an intersection
+        np.minimum(self.y2[rows, None], self.y2[others], out=height)
+        np.maximum(self.y1[rows, None], self.y1[others], out=edge)
+        height -= edge
+        shared *= height
+        np.add(self.share[rows, None], self.share[others], out=edge)
+        row, other = np.divmod(np.flatnonzero(shared > edge), max(len(others), 1))
+        sure = self._is_over(rows[row], others[other])
+        return row[sure], other[sure]
 
-def _diou(columns, a: np.ndarray, b: np.ndarray, shared: np.ndarray) -> np.ndarray:
-    """DIoU of pairs of boxes with a known intersection."""
-    x1, y1, x2, y2, area = (column[a] for column in columns)
-    u1, v1, u2, v2, other_area = (column[b] for column in columns)
-    distance = ((x1 + x2 - u1 - u2) ** 2 + (y1 + y2 - v1 - v2) ** 2) / 4
-    diagonal = (np.maximum(x2, u2) - np.minimum(x1, u1)) ** 2 + (np.maximum(y2, v2) - np.minimum(y1, v1)) ** 2
-    return shared / (area + other_area - shared) - distance / diagonal
+    def _is_over(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """(n,) bool for pairs of boxes, by the definition."""
+        (x1, y1, x2, y2), (u1, v1, u2, v2) = self.exact[:, a], self.exact[:, b]
+        width = np.maximum(np.minimum(x2, u2) - np.maximum(x1, u1) + self.offset, 0)
+        height = np.maximum(np.minimum(y2, v2) - np.maximum(y1, v1) + self.offset, 0)
+        shared = width * height
+        overlap = shared / np.maximum(self.area[a] + self.area[b] - shared, np.finfo(float).tiny)
+        if self.diou:
+            distance = ((x1 + x2 - u1 - u2) ** 2 + (y1 + y2 - v1 - v2) ** 2) / 4
+            overlap -= distance / (
+                (np.maximum(x2, u2) - np.minimum(x1, u1)) ** 2
+                + (np.maximum(y2, v2) - np.minimum(y1, v1)) ** 2
+            )
+        return (overlap > self.threshold) & (self.classes[a] == self.classes[b])
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:

@@ -16,16 +16,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.runtime import guard_cpu_kernels
 
-guard_cpu_kernels()
+guard_cpu_kernels()  # before anything imports MindSpore
 
-import mindspore as ms
-import numpy as np
-from mindspore import Tensor
+import mindspore as ms  # noqa: E402
+import numpy as np  # noqa: E402
+from mindspore import Tensor  # noqa: E402
 
-from src.loss import YoloLoss
-from src.optimizer import create_momentum
-from src.train_step import ForwardLoss, TrainStep
-from src.yolo import STRIDES, Normalize, YoloV4
+from src.loss import YoloLoss  # noqa: E402
+from src.optimizer import create_momentum  # noqa: E402
+from src.train_step import ForwardLoss, TrainStep  # noqa: E402
+from src.yolo import STRIDES, Normalize, YoloV4  # noqa: E402
 
 
 def random_boxes(rng, batch: int, max_box: int, objects: int, size: int, classes: int) -> np.ndarray:

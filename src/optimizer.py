@@ -36,5 +36,7 @@ def create_momentum(
         weight_decay: of weights only.
         loss_scale: the divisor.
     """
-    groups = weight_decay_groups(network.trainable_params(), weight_decay)
+    # nn.Momentum multiplies the decay by loss_scale before it divides by it, so that the decay comes out
+    # unscaled; the published meaning, in which it is divided too, wants it divided once more.
+    groups = weight_decay_groups(network.trainable_params(), weight_decay / loss_scale)
     return nn.Momentum(groups, learning_rate=ms.Tensor(rates), momentum=momentum, loss_scale=loss_scale)

@@ -1,0 +1,181 @@
+"""Whole training runs of a tiny network: log, checkpoints, exact resume, evaluation, and the errors."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.checkpoint import read_checkpoint
+from src.config import load_config
+from src.errors import UserError
+from src.runtime import Runtime
+from src.trainer import Trainer
+from tests.tiny import OPTIONS, tiny_config, write_tiles
+
+ROOT = Path(__file__).resolve().parent.parent
+STEP_LINE = re.compile(
+    r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}:INFO:epoch\[(\d+)\], iter\[(\d+)\], loss:(\d+\.\d{6}), "
+    r"per step time: \d+\.\d\d ms, fps: \d+\.\d\d, lr:([\d.e-]+)$",
+    re.M,
+)
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
+
+
+def run(config):
+    """(folder of the run, its log lines)."""
+    trainer = Trainer(config, Runtime())
+    trainer.run()
+    return trainer.folder, next(iter(trainer.folder.glob("*.log"))).read_text()
+
+
+@pytest.fixture(scope="module")
+def finished(tiles, tmp_path_factory):
+    """Two epochs of three steps, a checkpoint each step, evaluated after each epoch."""
+    words = ("--ckpt_interval=1", "--keep_checkpoint_max=4", "--run_eval=1", "--eval_start_epoch=1")
+    return run(tiny_config(tiles, tmp_path_factory.mktemp("out"), *words))
+
+
+def losses(log):
+    return [match[2] for match in STEP_LINE.findall(log)]
+
+
+def weights(path):
+    return read_checkpoint(path)[0]
+
+
+def test_log_has_the_published_lines(finished):
+    folder, log = finished
+    found = STEP_LINE.findall(log)
+    assert [int(iteration) for _, iteration, _, _ in found] == list(range(6))
+    assert [int(epoch) for epoch, *_ in found] == [0, 0, 1, 1, 1, 2]
+    parts = re.findall(r"loss parts: box ([\d.]+), objectness ([\d.]+), class ([\d.]+)", log)
+    for (_, _, total, _), values in zip(found, parts):
+        assert sum(map(float, values)) == pytest.approx(float(total), rel=1e-4)
+    for words in (
+        "epoch: 1, mAP:",
+        "update best result: ",
+        "End training, the best mAP is: ",
+        "=end training=",
+    ):
+        assert words in log
+    assert len(re.findall(r"^ Average Precision  \(AP\) @\[ IoU=0\.50:0\.95 \| area=   all", log, re.M)) == 2
+    assert load_config([f"--config_path={folder / 'config.yaml'}"]).max_epoch == 2
+
+
+def test_newest_checkpoints_and_the_best_are_kept(finished):
+    folder, _ = finished
+    names = sorted(path.name for path in (folder / "ckpt_0").iterdir())
+    assert names == ["0-1_3.ckpt", "0-2_4.ckpt", "0-2_5.ckpt", "0-2_6.ckpt", "best_map.ckpt"]
+    _, state = read_checkpoint(folder / "ckpt_0" / "0-2_6.ckpt")
+    assert state["step"] == 6 and state["best_epoch"] in (1, 2)
+
+
+def test_resumed_run_equals_the_uninterrupted_one(finished, tiles, tmp_path):
+    folder, log = finished
+    start = folder / "ckpt_0" / "0-2_4.ckpt"
+    resumed, resumed_log = run(tiny_config(tiles, tmp_path, f"--resume_yolov4={start}"))
+    assert losses(resumed_log) == losses(log)[4:]
+    expected, found = weights(folder / "ckpt_0" / "0-2_6.ckpt"), weights(resumed / "ckpt_0" / "0-2_6.ckpt")
+    assert set(expected) == set(found)
+    for name, value in expected.items():
+        assert np.array_equal(value, found[name]), name
+
+
+def test_same_seed_same_losses_other_seed_others(finished, tiles, tmp_path):
+    _, log = finished
+    _, again = run(tiny_config(tiles, tmp_path, "--max_steps=3"))
+    assert losses(again) == losses(log)[:3]
+    _, other = run(tiny_config(tiles, tmp_path / "b", "--max_steps=3", "--seed=2"))
+    assert losses(other) != losses(again)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(tiles, tmp_path):
+    config = tiny_config(tiles, tmp_path, "--lr=1e18", "--warmup_epochs=0")
+    with pytest.raises(UserError) as caught:
+        run(config)
+    assert re.search(
+        r"the loss is (nan|inf) at epoch \d, step \d, pictures: .*train/\d\.png", str(caught.value)
+    )
+    last = max(
+        (path for path in tmp_path.rglob("*.ckpt")), default=None, key=lambda path: path.stat().st_mtime
+    )
+    assert last is None or np.isfinite(weights(last)["feature_map.conv1.0.weight"]).all()
+
+
+def test_starting_weights_transfer_to_other_classes(finished, tiles, tmp_path):
+    folder, _ = finished
+    start = folder / "ckpt_0" / "0-2_6.ckpt"
+    config = tiny_config(
+        tiles, tmp_path, f"--pretrained_checkpoint={start}", "--transfer_train=1", "--max_steps=1"
+    )
+    trainer = Trainer(config, Runtime())
+    own, theirs = trainer.network, weights(start)
+    assert np.array_equal(own.feature_map.conv1[0].weight.asnumpy(), theirs["feature_map.conv1.0.weight"])
+    head = "feature_map.backblock1.conv6.weight"
+    assert not np.array_equal(own.feature_map.backblock1.conv6.weight.asnumpy(), theirs[head])
+
+
+def start_train(*words):
+    return subprocess.run(
+        [sys.executable, ROOT / "train.py", *words], capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_ascend_without_its_runtime_is_one_line():
+    done = start_train("--data_dir=x", "--device_target", "Ascend")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "device_target" in line and "--device_target CPU" in line
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_data_is_one_line(tmp_path):
+    done = start_train(*OPTIONS, f"--data_dir={tmp_path / 'none'}", f"--ckpt_path={tmp_path}")
+    assert done.returncode == 2
+    assert f"data_dir: {tmp_path / 'none'} is no folder" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_eval_py_scores_a_checkpoint_and_draws_it(finished, tiles, tmp_path):
+    folder, log = finished
+    checkpoint = folder / "ckpt_0" / "best_map.ckpt"
+    words = [
+        *OPTIONS,
+        f"--data_dir={tiles}",
+        f"--pretrained={checkpoint}",
+        f"--log_path={tmp_path}",
+        "--result_view=1",
+    ]
+    done = subprocess.run(
+        [sys.executable, ROOT / "eval.py", *words], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "=============coco eval reulst=========" in done.stdout
+    assert re.search(r"testing cost time \d+\.\d\dh$", done.stdout, re.M)
+    best = re.search(r"End training, the best mAP is: (\S+),", log)[1]
+    first = re.search(
+        r"Average Precision  \(AP\) @\[ IoU=0\.50:0\.95 \| area=   all \| maxDets=100 \] = (\S+)", done.stdout
+    )
+    assert float(first[1]) == pytest.approx(float(best), abs=5e-4)
+    (results,) = tmp_path.iterdir()
+    assert len(list((results / "pictures").glob("*.jpg"))) == 3
+    assert len(list(results.glob("predict_*.json"))) == 1
+
+
+def test_profiler_writes_a_profile(tiles, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [*OPTIONS, f"--data_dir={tiles}", f"--ckpt_path={tmp_path}", "--need_profiler=1"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *words],
+        capture_output=True, text=True, check=False, timeout=300, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    profile = next(iter(tmp_path.glob("*/profiler")))
+    assert sum(path.stat().st_size for path in profile.rglob("*") if path.is_file()) > 1000

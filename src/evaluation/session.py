@@ -69,15 +69,21 @@ def evaluate_set(
     tables = [np.empty(0, DETECTION)]
     total = len(dataset.records)
     with progress_bar(total, "evaluate", "picture", rank) as bar:
-        done = 0
+        done = capped = 0
         for batch, found in detect_set(backend.predict, loader, postprocess_options(config), bar.update):
             tables.extend(
                 to_table(image_id, detections, dataset.category_ids)
                 for image_id, detections in zip(batch.image_ids, found)
             )
+            capped += sum(detections.capped for detections in found)
             before, done = done, done + batch.valid
             if bar.disable and done * 10 // total > before * 10 // total:
                 logger.info("Processing... %.2f%% ", 100 * done / total)
+    if capped:
+        logger.info(
+            "%d of %d pictures have more than max_detections=%d detections: the best are kept",
+            capped, total, config.max_detections,
+        )  # fmt: skip
     table = np.concatenate(tables)
     logger.info("Calculating mAP...")
     json_file = folder / f"predict_{datetime.now():%Y_%m_%d_%H_%M_%S}.json"

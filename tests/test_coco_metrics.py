@@ -111,7 +111,9 @@ def test_crowds_ties_and_area_ranges_equal_pycocotools(tmp_path, seed):
     places = [
         (x, y, w, h) for x in (0, 4, 9, 60) for y in (0, 5, 70) for w in (30, 32, 98) for h in (31, 33, 95)
     ]
-    boxes = [(i, int(rng.choice(IDS)), *places[rng.integers(len(places))]) for i in rng.integers(1, 7, 60).tolist()]
+    boxes = [
+        (i, int(rng.choice(IDS)), *places[rng.integers(len(places))]) for i in rng.integers(1, 7, 60).tolist()
+    ]
     ann_file = ground_truth(tmp_path / "gt.json", boxes, images=6)
     document = json.loads(ann_file.read_text())
     for annotation in document["annotations"]:

@@ -37,14 +37,16 @@ def random_boxes(rng, batch: int, max_box: int, objects: int, size: int, classes
     return boxes.astype(np.float32)
 
 
-def median_time(run, steps: int) -> float:
-    """Median seconds of `run`, whose first calls compile and warm up."""
-    times = []
+def median_times(runs: dict, steps: int) -> dict:
+    """Median seconds of each run. They take turns, so that the machine's other work falls on all alike."""
+    times = {case: [] for case in runs}
     for _ in range(steps + 2):
-        start = time.perf_counter()
-        run().asnumpy()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[2:])
+        for case, run in runs.items():
+            start = time.perf_counter()
+            run().asnumpy()
+            times[case].append(time.perf_counter() - start)
+    # The first two compile and warm up.
+    return {case: statistics.median(spent[2:]) for case, spent in times.items()}
 
 
 def main() -> None:
@@ -73,24 +75,17 @@ def main() -> None:
     step = TrainStep(ForwardLoss(Normalize(), network, loss), optimizer).set_train()
     gradients_of_loss = ms.jit(ms.value_and_grad(loss, grad_position=(0, 1, 2), has_aux=True))
 
-    steps, losses = {}, {}
+    step_runs, loss_runs = {}, {}
     for max_box, objects in ((90, 90), (600, 90), (600, 600)):
         boxes = Tensor(random_boxes(rng, batch, max_box, objects, size, classes))
-        case = (max_box, objects)
-
-        def run_step(boxes=boxes):
-            return step(images, boxes)[0]
-
-        def run_loss(boxes=boxes):
-            return gradients_of_loss(*raw, boxes)[1][2]
-
-        losses[case] = median_time(run_loss, max(options.steps, 9))
-        steps[case] = median_time(run_step, options.steps)
-        share = losses[case] / steps[case]
+        step_runs[max_box, objects] = lambda boxes=boxes: step(images, boxes)[0]
+        loss_runs[max_box, objects] = lambda boxes=boxes: gradients_of_loss(*raw, boxes)[1][2]
+    losses, steps = median_times(loss_runs, 3 * options.steps), median_times(step_runs, options.steps)
+    for case, seconds in steps.items():
         print(
-            f"max_box {max_box}, {objects} objects: step {steps[case]:.3f} s, loss and targets with gradients "
-            f"{losses[case] * 1000:.0f} ms ({share:.1%}), {steps[case] / steps[90, 90]:.3f} of max_box 90",
-            flush=True,
+            f"max_box {case[0]}, {case[1]} objects: step {seconds:.3f} s, loss and targets with gradients "
+            f"{losses[case] * 1000:.0f} ms ({losses[case] / seconds:.1%}), "
+            f"{seconds / steps[90, 90]:.3f} of max_box 90"
         )
 
 

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from src.evaluation.session import evaluate_set, load_validation_set, write_pictures
+from src.runtime import Runtime
 from src.transforms import letterbox, stretch_for_eval
 from tests.tiny import tiny_config, write_tiles
 
@@ -51,7 +52,7 @@ def evaluate(config, folder, missed):
     folder.mkdir()
     dataset = load_validation_set(config)
     oracle = Oracle(dataset.records, config, missed)
-    return dataset, evaluate_set(oracle, dataset, config, folder)
+    return dataset, evaluate_set(oracle, dataset, config, folder, Runtime())
 
 
 def test_all_objects_found(config, tmp_path):

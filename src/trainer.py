@@ -2,7 +2,6 @@
 
 import math
 import time
-from datetime import datetime
 from pathlib import Path
 
 import mindspore as ms
@@ -15,6 +14,7 @@ from src.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from src.collectives import start_time
 from src.config import Config
 from src.data_loader import TrainLoader
 from src.deploy.network_backend import NetworkBackend, build_network
@@ -41,7 +41,7 @@ class Trainer:
     def __init__(self, config: Config, runtime: Runtime):
         self.config = config
         self.runtime = runtime
-        self.folder = Path(config.ckpt_path) / f"{datetime.now():%Y-%m-%d_time_%H_%M_%S}"
+        self.folder = Path(config.ckpt_path) / start_time(runtime)
         self.checkpoint_folder = self.folder / f"ckpt_{runtime.rank}"
         self.logger = setup_logger(self.folder, runtime.rank)
         if runtime.is_master:
@@ -248,7 +248,7 @@ class Trainer:
         """Score the validation set; keep the checkpoint if it is the best so far."""
         self.network.set_train(False)
         result = evaluate_set(
-            self.backend, self.validation_set, self.config, self.folder, self.runtime.rank
+            self.backend, self.validation_set, self.config, self.folder, self.runtime
         ).result
         self.train_step.set_train()
         self.logger.info("epoch: %d, mAP:\n%s", epoch, result.report())

@@ -1,7 +1,5 @@
 """DOTA scenes cut into overlapping tiles with annotations in COCO's format."""
 
-import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -12,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from src.atomic import write_json
 from src.dota.labels import DotaObject, read_labels
 from src.errors import UserError
 from src.image_io import read_rgb, write_image
@@ -210,21 +209,3 @@ def _run(pairs, out_dir, options, workers):
         finally:
             for job in jobs:
                 job.cancel()
-
-
-def write_json(path: Path, document) -> None:
-    """Write JSON whole or not at all.
-
-    Raises:
-        UserError: the disk is full or the folder cannot be written to.
-    """
-    temporary = path.with_name(f".{path.name}.writing")
-    try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            json.dump(document, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free disk space there") from error

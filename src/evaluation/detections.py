@@ -1,6 +1,5 @@
 """Detections of a whole set: a compact table, collected while the network runs, written as COCO JSON."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from src.atomic import atomic_write
 from src.data_loader import EvalBatch, EvalLoader
-from src.errors import UserError
 from src.evaluation.postprocess import Detections, PostprocessOptions, postprocess
 
 # One detection; bbox is x y width height in the picture's pixels, as COCO writes it. 32 bytes.
@@ -82,23 +81,15 @@ def write_coco_json(path: Path, table: np.ndarray) -> None:
     Raises:
         UserError: the disk is full or the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.writing")
     boxes = written_boxes(table)
-    try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            handle.write("[")
-            separator = "\n"
-            for start in range(0, len(table), _ROWS_AT_ONCE):
-                rows = slice(start, start + _ROWS_AT_ONCE)
-                part = table[rows]
-                columns = [part["image_id"], part["category_id"], *boxes[rows].T, part["score"]]
-                lines = ",\n".join(_JSON_ROW % row for row in zip(*(column.tolist() for column in columns)))
-                handle.write(separator + lines)
-                separator = ",\n"
-            handle.write("\n]\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free disk space there") from error
+    with atomic_write(path) as handle:
+        handle.write("[")
+        separator = "\n"
+        for start in range(0, len(table), _ROWS_AT_ONCE):
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            part = table[rows]
+            columns = [part["image_id"], part["category_id"], *boxes[rows].T, part["score"]]
+            lines = ",\n".join(_JSON_ROW % row for row in zip(*(column.tolist() for column in columns)))
+            handle.write(separator + lines)
+            separator = ",\n"
+        handle.write("\n]\n")

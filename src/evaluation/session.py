@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from src.checkpoint import load_network
+from src.collectives import gather_rows, start_time
 from src.config import Config
 from src.data_loader import EvalLoader
 from src.deploy.network_backend import NetworkBackend, build_network
+from src.distributed_sampler import shard_indices
 from src.errors import UserError
 from src.evaluation.coco_metrics import CocoResult, evaluate_coco
 from src.evaluation.detections import DETECTION, detect_set, to_table, write_coco_json
@@ -55,20 +57,25 @@ def load_validation_set(config: Config) -> DetectionSet:
 
 
 def evaluate_set(
-    backend: NetworkBackend, dataset: DetectionSet, config: Config, folder: Path, rank: int = 0
+    backend: NetworkBackend, dataset: DetectionSet, config: Config, folder: Path, runtime: Runtime
 ) -> Evaluation:
-    """Detect in every picture of a set, write the detections to `folder` and score them."""
+    """Detect in every picture of a set, write the detections to `folder` and score them.
+
+    The pictures are shared out among the ranks and the detections gathered; every rank gets the result,
+    rank 0 writes the file.
+    """
     logger = get_logger()
     loader = EvalLoader(
         dataset,
         input_hw=config.eval_input_hw,
         batch_size=config.eval_batch_size,
+        indices=shard_indices(len(dataset.records), runtime.rank, runtime.group_size),
         keep_aspect=config.letterbox,
         workers=config.num_parallel_workers,
     )
     tables = [np.empty(0, DETECTION)]
-    total = len(dataset.records)
-    with progress_bar(total, "evaluate", "picture", rank) as bar:
+    total = len(loader.indices)
+    with progress_bar(total, "evaluate", "picture", runtime.rank) as bar:
         done = capped = 0
         for batch, found in detect_set(backend.predict, loader, postprocess_options(config), bar.update):
             tables.extend(
@@ -84,11 +91,13 @@ def evaluate_set(
             "%d of %d pictures have more than max_detections=%d detections: the best are kept",
             capped, total, config.max_detections,
         )  # fmt: skip
-    table = np.concatenate(tables)
+    table = gather_rows(runtime, np.concatenate(tables))
+    table = table[np.argsort(table["image_id"], kind="stable")]  # one order, whatever the number of ranks
     logger.info("Calculating mAP...")
     json_file = folder / f"predict_{datetime.now():%Y_%m_%d_%H_%M_%S}.json"
-    write_coco_json(json_file, table)
-    logger.info("result file path: %s", json_file)
+    if runtime.is_master:
+        write_coco_json(json_file, table)
+        logger.info("result file path: %s", json_file)
     result = evaluate_coco(
         dataset.ann_file,
         table,
@@ -108,16 +117,16 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
     if not config.pretrained:
         raise UserError("pretrained: not set; give the checkpoint to evaluate, --pretrained=FILE")
     started = time.perf_counter()
-    folder = Path(config.log_path) / f"{datetime.now():%Y-%m-%d_time_%H_%M_%S}"
+    folder = Path(config.log_path) / start_time(runtime)
     logger = setup_logger(folder, runtime.rank)
     dataset = load_validation_set(config)
     logger.info(dataset.describe())
     network = build_network(config)
     logger.info("load %s", load_network(network, config.pretrained))
-    evaluation = evaluate_set(NetworkBackend(network, config), dataset, config, folder, runtime.rank)
+    evaluation = evaluate_set(NetworkBackend(network, config), dataset, config, folder, runtime)
     # The heading's spelling is the published one: users grep it.
     logger.info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
-    if config.result_view or config.recommend_threshold:
+    if runtime.is_master and (config.result_view or config.recommend_threshold):
         write_pictures(evaluation, dataset, folder / "pictures", config.recommend_threshold)
     logger.info("testing cost time %.2fh", (time.perf_counter() - started) / 3600)
     return 0

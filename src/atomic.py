@@ -1,0 +1,43 @@
+"""Files that are whole or not there: written beside their place, synced, renamed."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from src.errors import UserError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[str]]:
+    """A text file to write to; it appears under its name only when the block ends well.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to; what was there stays.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        with temporary.open("w", encoding="utf-8") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{path}: cannot be written ({reason}); free disk space there or choose another folder"
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, document, indent: int | None = None) -> None:
+    """Write a document as JSON, whole or not at all (UserError as of `atomic_write`)."""
+    with atomic_write(path) as handle:
+        json.dump(document, handle, indent=indent)
+        handle.write("\n")

@@ -1,0 +1,44 @@
+"""What the ranks of a job tell each other outside the training step; a single process talks to itself."""
+
+from datetime import datetime
+
+import numpy as np
+
+from src.runtime import Runtime
+
+
+def gather_rows(runtime: Runtime, table: np.ndarray) -> np.ndarray:
+    """The rows of all ranks' tables, rank after rank, on every rank.
+
+    Args:
+        runtime: this process's place.
+        table: (n,) structured rows of a multiple of 4 bytes; n may differ between ranks.
+    """
+    if runtime.group_size == 1:
+        return table
+    from mindspore import Tensor, ops
+
+    gather = ops.AllGather()
+    counts = gather(Tensor(np.array([len(table)], np.int32))).asnumpy()
+    words = table.dtype.itemsize // 4
+    most = max(1, int(counts.max()))  # collectives need one shape on all ranks
+    padded = np.zeros((most, words), np.int32)
+    padded[: len(table)] = np.ascontiguousarray(table).view(np.int32).reshape(len(table), words)
+    gathered = gather(Tensor(padded)).asnumpy().reshape(runtime.group_size, most, words)
+    rows = np.concatenate([part[:count] for part, count in zip(gathered, counts)])
+    return np.ascontiguousarray(rows).view(table.dtype).reshape(-1)
+
+
+def agree(runtime: Runtime, number: int) -> int:
+    """Rank 0's number (below 2^31), on every rank; also a barrier."""
+    if runtime.group_size == 1:
+        return number
+    from mindspore import Tensor, ops
+
+    return int(ops.Broadcast(0)((Tensor(np.array([number], np.int32)),))[0].asnumpy()[0])
+
+
+def start_time(runtime: Runtime) -> str:
+    """The moment at which rank 0 started, as folders of runs are named; the same on every rank."""
+    seconds = agree(runtime, int(datetime.now().timestamp()))
+    return f"{datetime.fromtimestamp(seconds):%Y-%m-%d_time_%H_%M_%S}"

@@ -1,8 +1,8 @@
 """Evaluate a checkpoint on a validation set: the twelve COCO lines, AP a class, detections as JSON."""
 
-from src.runtime import guard_cpu_kernels
+from src.runtime import prepare_environment
 
-guard_cpu_kernels()  # before anything imports MindSpore
+prepare_environment()  # before anything imports MindSpore
 
 from src.config import Config, run_entry_point  # noqa: E402
 

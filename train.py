@@ -1,8 +1,8 @@
 """Train YOLOv4 on a data set in COCO format."""
 
-from src.runtime import guard_cpu_kernels
+from src.runtime import prepare_environment
 
-guard_cpu_kernels()  # before anything imports MindSpore
+prepare_environment()  # before anything imports MindSpore
 
 from src.config import Config, run_entry_point  # noqa: E402
 

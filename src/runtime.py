@@ -27,6 +27,12 @@ class Runtime:
         return self.rank == 0
 
 
+def prepare_environment() -> None:
+    """What must be set before MindSpore is imported; entry points call it first. A user's setting wins."""
+    guard_cpu_kernels()
+    os.environ.setdefault("GLOG_v", "3")  # MindSpore's log: errors only, so that ours can be read
+
+
 def guard_cpu_kernels() -> None:
     """Keep oneDNN off its reference convolution on AVX-512 machines.
 
@@ -78,8 +84,3 @@ def setup_runtime(config: Config) -> Runtime:
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=runtime.group_size
     )
     return runtime
-
-
-def shares_host_cores(config: Config) -> bool:
-    """Whether the network computes on the cores that also read and augment pictures."""
-    return config.device_target == "CPU"

@@ -15,6 +15,8 @@ def build_network(config: Config) -> YoloV4:
         backbone_input_shape=config.backbone_input_shape,
         backbone_shape=config.backbone_shape,
         backbone_layers=config.backbone_layers,
+        backbone_activation=config.backbone_activation,
+        neck_activation=config.neck_activation,
     )
 
 

@@ -111,6 +111,7 @@ run_by_msrun() {
         ln -sfn "$logs/worker_$number.log" "train_parallel$number/log.txt"
     done
     echo "msrun with $workers workers on this host, $((workers * nodes)) in all; logs: train_parallel*/log.txt"
+    mkdir -p "$logs"
     PATH="$(dirname "$PYTHON"):$PATH" setsid msrun \
         --worker_num=$((workers * nodes)) \
         --local_worker_num="$workers" \
@@ -120,15 +121,31 @@ run_by_msrun() {
         --bind_core=True \
         --log_dir="$logs" \
         --join=True \
-        "$ROOT/train.py" "${OPTIONS[@]}" &
+        "$ROOT/train.py" "${OPTIONS[@]}" > "$logs/launcher.log" 2>&1 &
     PIDS=($!)
     wait "${PIDS[0]}" || status=$?
     if [ "$status" -ne 0 ]; then
-        echo "error: a rank failed, see train_parallel*/log.txt:" >&2
-        grep -h "^error:" "$logs"/worker_*.log 2> /dev/null | sort -u >&2 || true
+        name_failed_rank "$logs" >&2
         stop_all
         return 1
     fi
+}
+
+# msrun tells the process that failed first; each rank has written its process to its log.
+name_failed_rank() { # LOGS
+    local pid code log rank
+    read -r pid code < <(sed -n 's/.*Worker process \([0-9]*\) exit with exception. Error code: \(-\?[0-9]*\).*/\1 \2/p' \
+        "$1/launcher.log" | head -n 1) || true
+    for log in "$1"/worker_*.log; do
+        if [ -n "${pid:-}" ] && grep -q "is process $pid " "$log" 2> /dev/null; then
+            rank=${log##*worker_}
+            echo "error: rank ${rank%.log} failed (exit code $code), see train_parallel${rank%.log}/log.txt; the others were stopped"
+            grep -h "^error:" "$log" || true
+            return
+        fi
+    done
+    echo "error: the job failed, see $1/launcher.log and train_parallel*/log.txt"
+    grep -h "^error:" "$1"/worker_*.log 2> /dev/null | sort -u || true
 }
 
 if [ -n "$TABLE" ] && [ "$TARGET" != CPU ]; then

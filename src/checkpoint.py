@@ -189,9 +189,35 @@ def is_optimizer_name(name: str) -> bool:
 
 def prune_checkpoints(folder: Path, keep: int, pattern: str = "[0-9]*-*_*.ckpt") -> None:
     """Delete all but the newest `keep` step checkpoints of a folder (by step, not by clock)."""
-    files = sorted(folder.glob(pattern), key=lambda file: int(file.stem.rsplit("_", 1)[1]))
+    files = sorted(folder.glob(pattern), key=_step_of)
     for file in files[:-keep]:
         file.unlink(missing_ok=True)
+
+
+def last_checkpoint(place: str | Path, runs: str | Path) -> Path:
+    """The newest step checkpoint of a run.
+
+    Args:
+        place: the run's folder, or `auto` for the newest run that has one.
+        runs: folder of runs, for `auto`.
+
+    Raises:
+        UserError: there is none.
+    """
+    pattern = "ckpt_*/[0-9]*-*_*.ckpt"
+    folders = sorted(Path(runs).glob("*/"), reverse=True) if str(place) == "auto" else [Path(place)]
+    for folder in folders:
+        files = sorted(folder.glob(pattern), key=_step_of)
+        if files:
+            return files[-1]
+    where = f"no run in {runs}" if str(place) == "auto" else f"the run {place} has none"
+    raise UserError(
+        f"resume: no checkpoint to go on from: {where}; give a run's folder, or start without --resume"
+    )
+
+
+def _step_of(file: Path) -> int:
+    return int(file.stem.rsplit("_", 1)[1])
 
 
 def _parameters(network: nn.Cell) -> dict[str, ms.Parameter]:

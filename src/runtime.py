@@ -80,6 +80,8 @@ def setup_runtime(config: Config) -> Runtime:
             "start with msrun or scripts/run_distribute_train.sh, or pass --is_distributed=0"
         ) from error
     runtime = Runtime(communication.get_rank(), communication.get_group_size())
+    # The launcher names a rank that died by this line.
+    print(f"rank {runtime.rank} of {runtime.group_size} is process {os.getpid()} ", flush=True)
     ms.set_auto_parallel_context(
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=runtime.group_size
     )

@@ -8,6 +8,7 @@ import mindspore as ms
 import numpy as np
 
 from src.checkpoint import (
+    last_checkpoint,
     load_backbone,
     load_network,
     prune_checkpoints,
@@ -42,8 +43,8 @@ class Trainer:
         self.config = config
         self.runtime = runtime
         self.folder = Path(config.ckpt_path) / start_time(runtime)
-        self.checkpoint_folder = self.folder / f"ckpt_{runtime.rank}"
         self.logger = setup_logger(self.folder, runtime.rank)
+        self.checkpoint_folder = self.folder / f"ckpt_{runtime.rank}"
         if runtime.is_master:
             (self.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         self.loader = create_train_loader(config, runtime)
@@ -95,9 +96,11 @@ class Trainer:
         return step.set_train()
 
     def _load_start(self) -> None:
-        """Weights to start from; `resume_yolov4` wins over the checkpoint, that over the backbone."""
+        """Weights to start from; resuming wins over the checkpoint, that over the backbone."""
         config = self.config
-        if config.resume_yolov4:
+        if config.resume:
+            self._resume(last_checkpoint(config.resume, config.ckpt_path))
+        elif config.resume_yolov4:
             self._resume(Path(config.resume_yolov4))
         elif config.pretrained_checkpoint:
             skip = tuple(config.checkpoint_filter_list) if config.filter_weight else ()

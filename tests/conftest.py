@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from src.runtime import guard_cpu_kernels
+from src.runtime import prepare_environment
 
-guard_cpu_kernels()
+prepare_environment()
 
 
 @pytest.fixture(scope="session")

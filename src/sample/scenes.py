@@ -20,11 +20,11 @@ GRASS, SOIL, ASPHALT, CONCRETE, WATER = (
 
 # How often each kind of block appears in a theme.
 THEMES = {
-    "town": {"houses": 3, "car_park": 3, "courts": 2, "green": 1, "yard": 1, "ball_park": 1},
-    "airport": {"apron": 5, "car_park": 2, "green": 1, "yard": 1, "tanks": 1},
-    "port": {"marina": 4, "quay": 2, "yard": 2, "tanks": 2, "car_park": 1},
-    "industry": {"tanks": 3, "yard": 3, "car_park": 2, "green": 1, "courts": 1},
-    "leisure": {"courts": 3, "ball_park": 3, "houses": 2, "car_park": 2, "marina": 1},
+    "town": {"houses": 4, "car_park": 1, "courts": 3, "green": 1, "yard": 1, "ball_park": 2},
+    "airport": {"apron": 7, "car_park": 1, "green": 1, "yard": 1, "tanks": 2},
+    "port": {"marina": 4, "quay": 3, "yard": 1, "tanks": 3, "car_park": 1},
+    "industry": {"tanks": 5, "yard": 2, "car_park": 1, "green": 1, "courts": 1, "apron": 1},
+    "leisure": {"courts": 4, "ball_park": 4, "houses": 3, "car_park": 1, "marina": 1},
 }
 
 
@@ -142,7 +142,7 @@ def _road(scene: Scene, strip: Block, is_horizontal: bool) -> None:
             centre = start + along * (at + size / 2) + aside * lane * width * 0.22
             angle = math.atan2(along[1], along[0]) + (0 if lane > 0 else math.pi) + rng.normal(0, 0.03)
             _vehicle(scene, centre, angle, size, is_truck)
-            at += size + rng.exponential(130) + 14
+            at += size + rng.exponential(300) + 14
 
 
 def _vehicle(scene: Scene, centre, angle: float, size: float, is_truck: bool) -> None:
@@ -260,7 +260,7 @@ def _houses(scene: Scene, block: Block) -> None:
                 length = rng.uniform(40, 60)
                 centre = (plot.x + plot.w * 0.42, plot.y + plot.h * 0.78)
                 scene.add("swimming-pool", objects.swimming_pool, centre, rng.choice([0.0, math.pi]), length)
-            if rng.random() < 0.7:
+            if rng.random() < 0.5:
                 drive = Block(plot.x + plot.w * 0.74, plot.y, 18, plot.h * 0.5)
                 scene.canvas.fill(drive.corners, CONCRETE)
                 centre = (drive.x + 9, drive.y + drive.h * 0.55)

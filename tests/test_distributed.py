@@ -1,0 +1,226 @@
+"""Several processes for real: equal weights, equal AP, a rank that dies, and the launch script."""
+
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from src.checkpoint import last_checkpoint, read_checkpoint
+from src.errors import UserError
+from tests.test_rank_table import documented, table_of
+from tests.tiny import OPTIONS, write_tiles
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCH = ROOT / "scripts" / "run_distribute_train.sh"
+NO_AUGMENTATION = ["--jitter=0", "--hue=0", "--saturation=1", "--value=1", "--flip=0", "--each_multiscale=0"]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    return write_tiles(tmp_path_factory.mktemp("tiles") / "set", train=20, val=7)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_worker(workers: int, mode: str, out: Path, tiles: Path, *words: str) -> list[np.lib.npyio.NpzFile]:
+    """What each rank wrote."""
+    script = [
+        ROOT / "tests" / "distributed_worker.py",
+        mode,
+        out,
+        *OPTIONS,
+        f"--data_dir={tiles}",
+        f"--ckpt_path={out}",
+    ]
+    command = [sys.executable, *script, *words]
+    if workers > 1:
+        command = [
+            Path(sys.executable).parent / "msrun", f"--worker_num={workers}", f"--local_worker_num={workers}",
+            f"--master_port={free_port()}", f"--log_dir={out / 'logs'}", "--join=True",
+            *script, "--is_distributed=1", *words,
+        ]  # fmt: skip
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+        env={**os.environ, "PATH": path},
+    )
+    logs = "\n".join(file.read_text()[-1500:] for file in out.glob("logs/worker_*.log"))
+    assert done.returncode == 0, done.stderr[-1500:] + logs
+    return [np.load(out / f"rank{rank}.npz") for rank in range(workers)]
+
+
+def weight_keys(values, step):
+    return [key for key in values.files if key.startswith(f"{step}:")]
+
+
+def test_ranks_hold_equal_weights_and_match_one_process_with_twice_the_batch(tiles, tmp_path):
+    """BatchNorm frozen and no augmentation, so that the mean of two gradients is that of the whole batch."""
+    words = ["--per_batch_size=2", "--freeze_bn", *NO_AUGMENTATION]
+    first, second = run_worker(2, "train", tmp_path / "two", tiles, *words)
+    (single,) = run_worker(1, "train", tmp_path / "one", tiles, "--per_batch_size=4", *words[1:])
+    for step in range(1, 6):
+        keys = weight_keys(first, step)
+        assert len(keys) > 100
+        shared = {*first[f"{step}/pictures"], *second[f"{step}/pictures"]}
+        assert len(shared) == 4 and shared == set(single[f"{step}/pictures"])
+        for key in keys:
+            assert np.array_equal(first[key], second[key]), key
+            np.testing.assert_allclose(first[key], single[key], rtol=1e-5, atol=1e-5)
+    moved = max(np.abs(first[f"1:{key[2:]}"] - first[f"5:{key[2:]}"]).max() for key in weight_keys(first, 5))
+    assert moved > 1e-4  # it did train
+
+
+def test_ranks_see_the_same_shapes_with_augmentation(tiles, tmp_path):
+    words = ["--training_shape=", "--multi_scale=[[64,64],[96,96],[64,96]]", "--resize_rate=2", "--mosaic=1"]
+    first, second = run_worker(2, "train", tmp_path, tiles, *words)
+    shapes = [tuple(first[f"{step}/shape"]) for step in range(1, 6)]
+    assert shapes == [tuple(second[f"{step}/shape"]) for step in range(1, 6)] and len(set(shapes)) > 1
+    for key in weight_keys(first, 5):
+        assert np.array_equal(first[key], second[key])
+
+
+def test_shared_evaluation_equals_that_of_one_process(tiles, tmp_path):
+    """Seven pictures on three ranks: each counted once, AP equal to the digit."""
+    words = ["--eval_ignore_threshold=0.2"]
+    ranks = run_worker(3, "evaluate", tmp_path / "three", tiles, *words)
+    (single,) = run_worker(1, "evaluate", tmp_path / "one", tiles, *words)
+    assert len(single["table"]) > 50
+    for values in ranks:
+        assert values["table"].tobytes() == single["table"].tobytes()
+        assert values["stats"].tolist() == single["stats"].tolist()
+    assert len(list((tmp_path / "three").glob("predict_*.json"))) == 1
+
+
+def launch(tmp_path, tiles, *words, **environment):
+    command = ["bash", LAUNCH, tiles, "", *words]
+    values = {**os.environ, "PYTHON": sys.executable, "MASTER_PORT": str(free_port()), **environment}
+    return subprocess.Popen(
+        list(map(str, command)),
+        cwd=tmp_path,
+        env=values,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes whose command line names a folder."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_killed_rank_stops_the_job_and_the_run_resumes_on_one_process(tiles, tmp_path):
+    out = tmp_path / "out"
+    words = [*OPTIONS, "--is_distributed=1", f"--ckpt_path={out}", "--ckpt_interval=1", "--max_epoch=500"]
+    job = launch(tmp_path, tiles, *words, DEVICE_TARGET="CPU", DEVICE_NUM="2")
+    try:
+        deadline = time.monotonic() + 200
+        while not list(out.glob("*/ckpt_0/0-*_7.ckpt")):
+            assert job.poll() is None and time.monotonic() < deadline, job.stdout.read()
+            time.sleep(0.2)
+        log = (tmp_path / "train_parallel1" / "log.txt").read_text()
+        os.kill(int(re.search(r"rank 1 of 2 is process (\d+)", log)[1]), signal.SIGKILL)
+        killed = time.monotonic()
+        printed, _ = job.communicate(timeout=60)
+        assert job.returncode != 0 and time.monotonic() - killed < 60
+        assert "rank 1 failed (exit code -9)" in printed
+        assert processes_of(out) == []
+    finally:
+        job.kill()
+    checkpoint = last_checkpoint("auto", out)
+    _, state = read_checkpoint(checkpoint)
+    # 20 pictures: 5 steps of 2 x 2 pictures an epoch became 10 steps of 2 pictures.
+    expected = round(state["step"] / 5 * 10)
+    words = [*OPTIONS, f"--data_dir={tiles}", f"--ckpt_path={out}", "--resume=auto", "--max_epoch=500"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *words, f"--max_steps={expected + 2}"],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert re.findall(r"iter\[(\d+)\]", done.stdout) == [str(expected), str(expected + 1)]
+
+
+def fake_python(tmp_path) -> Path:
+    """A Python that does not train: it notes its environment; rank FAILS exits with 3, the others wait."""
+    path = tmp_path / "python"
+    path.write_text(
+        f"""#!/usr/bin/env bash
+case "$1" in */train.py) ;; *) exec {sys.executable} "$@" ;; esac
+cpus=$(taskset -cp $$ | sed 's/.*: //')
+tables="$RANK_TABLE_FILE $MINDSPORE_HCCL_CONFIG_PATH"
+echo "$RANK_ID $DEVICE_ID $RANK_SIZE $tables cpus=$cpus $*" >> {tmp_path}/started.txt
+if [ "$RANK_ID" = "$FAILS" ]; then sleep 1; exit 3; fi
+if [ -n "$FAILS" ]; then exec sleep 300.{os.getpid()}; fi
+"""
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.parametrize("fails", ["", "3"])
+def test_one_process_a_card_of_the_rank_table(tiles, tmp_path, fails):
+    """The ranks of the second of two servers, each in its folder; one that fails stops the others."""
+    table = tmp_path / "table.json"
+    table.write_text(
+        json.dumps(table_of(documented("10.0.0.1", range(2), 0, 1), documented("10.0.0.2", [4, 7], 2, 2)))
+    )
+    job = launch(
+        tmp_path, tiles, table, "--max_epoch=1",
+        PYTHON=str(fake_python(tmp_path)), SERVER_IP="10.0.0.2", FAILS=fails,
+    )  # fmt: skip
+    printed, _ = job.communicate(timeout=60)
+    assert job.returncode == (1 if fails else 0), printed
+    lines = sorted((tmp_path / "started.txt").read_text().splitlines())
+    assert [line.split()[:3] for line in lines] == [["2", "4", "4"], ["3", "7", "4"]]
+    for line in lines:
+        assert line.split()[3:5] == [str(table), str(table)]
+        assert (
+            f"--data_dir={tiles}" in line and "--is_distributed=1" in line and line.endswith("--max_epoch=1")
+        )
+    assert (tmp_path / "train_parallel2" / "log.txt").exists() and (
+        tmp_path / "train_parallel3" / "log.txt"
+    ).exists()
+    if os.cpu_count() > 1:
+        assert len({re.search(r"cpus=(\S+)", line)[1] for line in lines}) == 2
+    if fails:
+        assert "rank 3 failed (exit code 3), see train_parallel3/log.txt" in printed
+        sleeping = subprocess.run(
+            ["pgrep", "-f", f"sleep 300.{os.getpid()}"], capture_output=True, text=True, check=False
+        )
+        assert sleeping.stdout == ""
+
+
+def test_wrong_arguments_are_named(tiles, tmp_path):
+    job = launch(tmp_path, tmp_path / "none")
+    assert "DATASET_PATH: no such file or folder" in job.communicate(timeout=30)[0] and job.returncode == 2
+    bad = tmp_path / "bad.json"
+    bad.write_text("{}")
+    job = launch(tmp_path, tiles, bad)
+    assert "no rank table" in job.communicate(timeout=30)[0] and job.returncode == 2
+    with pytest.raises(UserError, match="no checkpoint to go on from"):
+        last_checkpoint("auto", tmp_path)

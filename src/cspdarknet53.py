@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from mindspore import nn, ops
 
+from src.batch_norm import BatchNorm
 from src.errors import UserError
 
 BACKBONE_SHAPE = (64, 128, 256, 512, 1024)
@@ -52,10 +53,9 @@ def conv_block(
     in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, activation: str = "mish"
 ) -> nn.SequentialCell:
     """Convolution without bias, BatchNorm and activation; the sides are divided by `stride`."""
-    # MindSpore's momentum is the share of the old statistics: 0.9 here is 0.1 elsewhere.
     return nn.SequentialCell(
         nn.Conv2d(in_channels, out_channels, kernel_size, stride, pad_mode="same"),
-        nn.BatchNorm2d(out_channels, momentum=0.9, eps=1e-5),
+        BatchNorm(out_channels),
         activation_cell(activation),
     )
 

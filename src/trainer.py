@@ -7,6 +7,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 
+from src.batch_norm import synchronise_batch_norm
 from src.checkpoint import (
     last_checkpoint,
     load_backbone,
@@ -65,6 +66,8 @@ class Trainer:
             eta_min=config.eta_min,
         )
         initialize(self.network, config.seed)
+        if config.sync_bn and runtime.group_size > 1:
+            synchronise_batch_norm(self.network, runtime.group_size)
         self.optimizer = create_momentum(
             self.network,
             self.rates,

@@ -35,6 +35,8 @@ def train_steps(config, runtime, out: Path, steps: int) -> None:
             done += 1
             for parameter in trainer.network.trainable_params():
                 values[f"{done}:{parameter.name}"] = parameter.asnumpy().copy()
+            for parameter in trainer.network.untrainable_params():
+                values[f"{done}/{parameter.name}"] = parameter.asnumpy().copy()
             values[f"{done}/pictures"] = np.array([path.name for path in batch.paths])
             values[f"{done}/shape"] = np.array(batch.images.shape[2:])
             if done == steps:

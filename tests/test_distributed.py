@@ -88,6 +88,23 @@ def test_ranks_hold_equal_weights_and_match_one_process_with_twice_the_batch(til
     assert moved > 1e-4  # it did train
 
 
+def test_synchronised_batch_norm_equals_one_process_with_twice_the_batch(tiles, tmp_path):
+    words = ["--per_batch_size=2", "--sync_bn=1", "--lr=0.001", *NO_AUGMENTATION]
+    first, second = run_worker(2, "train", tmp_path / "two", tiles, *words)
+    (single,) = run_worker(1, "train", tmp_path / "one", tiles, "--per_batch_size=4", *words[1:])
+    for key in weight_keys(
+        first, 1
+    ):  # later steps part: the stem's gradient is large (BatchNorm in training)
+        np.testing.assert_allclose(first[key], single[key], rtol=1e-5, atol=1e-5)
+    for key in weight_keys(first, 5):
+        assert np.array_equal(first[key], second[key]), key
+    statistics = [key for key in first.files if key.startswith("1/") and "moving" in key]
+    assert len(statistics) > 100
+    for key in statistics:
+        assert np.array_equal(first[key], second[key])
+        np.testing.assert_allclose(first[key], single[key], rtol=1e-4, atol=1e-5)
+
+
 def test_ranks_see_the_same_shapes_with_augmentation(tiles, tmp_path):
     words = ["--training_shape=", "--multi_scale=[[64,64],[96,96],[64,96]]", "--resize_rate=2", "--mosaic=1"]
     first, second = run_worker(2, "train", tmp_path, tiles, *words)

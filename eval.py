@@ -10,10 +10,12 @@ from src.config import Config, run_entry_point  # noqa: E402
 def main(config: Config) -> int:
     """Run the evaluation that the options describe; the exit code."""
     from src.evaluation.session import evaluate_checkpoint
+    from src.modelarts import modelarts_session
     from src.runtime import setup_runtime
 
-    return evaluate_checkpoint(config, setup_runtime(config))
+    with modelarts_session(config) as config:
+        return evaluate_checkpoint(config, setup_runtime(config))
 
 
 if __name__ == "__main__":
-    run_entry_point(main, groups=("Run", "Data", "Network", "Evaluation"), description=__doc__)
+    run_entry_point(main, groups=("Run", "Data", "Network", "Evaluation", "ModelArts"), description=__doc__)

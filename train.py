@@ -9,10 +9,12 @@ from src.config import Config, run_entry_point  # noqa: E402
 
 def main(config: Config) -> int:
     """Run the training that the options describe; the exit code."""
+    from src.modelarts import modelarts_session
     from src.runtime import setup_runtime
     from src.trainer import train
 
-    return train(config, setup_runtime(config))
+    with modelarts_session(config) as config:
+        return train(config, setup_runtime(config))
 
 
 if __name__ == "__main__":

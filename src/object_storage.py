@@ -222,7 +222,7 @@ def open_store(url: str, option: str) -> FolderStore | S3Store | MoxingStore:
     scheme, separator, rest = url.partition("://")
     if not separator:
         return FolderStore(Path(url), option)
-    if "@" in rest.split("/")[0]:
+    if scheme != "file" and {"@", ":"} & set(rest.split("/")[0]):  # no bucket's name has these
         raise UserError(f"{option}: keys do not belong in the address; set {' and '.join(KEY_PAIRS[0])}")
     if scheme == "file":
         return FolderStore(Path(unquote(urlsplit(url).path)), option)
@@ -241,7 +241,7 @@ def redact(error: object) -> str:
         secret = os.environ.get(name, "")
         if secret:
             text = text.replace(secret, "***")
-    return re.sub(r"://[^/@\s]*@", "://***@", text)
+    return re.sub(r"://([^/@\s]*|[^@\s]*:[^@\s]*)@", "://***@", text)
 
 
 def _bucket_and_prefix(url: str, option: str) -> tuple[str, str]:

@@ -20,7 +20,17 @@ STATE_KEY = "train_state"
 UNUSED_BRANCH = ("feature_map.backblock0.conv5.", "feature_map.backblock0.conv6.")
 # Momentum keeps its velocity under `moments.<name>` in the model zoo and `momentum`-like names elsewhere.
 OPTIMIZER_PREFIXES = ("moments.", "moment1.", "moment2.", "accum.", "stat.")
-OPTIMIZER_NAMES = ("learning_rate", "momentum", "global_step", "epoch_num", "step_num", "scale_sense", "lr")
+OPTIMIZER_NAMES = (
+    "beta1_power",
+    "beta2_power",
+    "learning_rate",
+    "momentum",
+    "global_step",
+    "epoch_num",
+    "step_num",
+    "scale_sense",
+    "lr",
+)
 BACKBONE = "feature_map.backbone."
 
 

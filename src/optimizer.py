@@ -1,4 +1,4 @@
-"""Which parameters decay, and Momentum with the published meaning of `loss_scale`."""
+"""Which parameters decay; Momentum with the published meaning of `loss_scale`, and Adam."""
 
 import mindspore as ms
 import numpy as np
@@ -40,3 +40,19 @@ def create_momentum(
     # unscaled; the published meaning, in which it is divided too, wants it divided once more.
     groups = weight_decay_groups(network.trainable_params(), weight_decay / loss_scale)
     return nn.Momentum(groups, learning_rate=ms.Tensor(rates), momentum=momentum, loss_scale=loss_scale)
+
+
+def create_adam(network: nn.Cell, rates: np.ndarray, *, weight_decay: float) -> nn.Adam:
+    """Adam (https://arxiv.org/abs/1412.6980): for training from nothing, where it learns in fewer steps.
+
+    The size of the gradient does not matter to it, so `loss_scale` has no part; the rate is the rate.
+    """
+    groups = weight_decay_groups(network.trainable_params(), weight_decay)
+    return nn.Adam(groups, learning_rate=ms.Tensor(rates))
+
+
+def optimizer_slots(optimizer: nn.Optimizer) -> list[ms.Parameter]:
+    """What an optimizer remembers from step to step, apart from the step itself; a checkpoint carries it."""
+    if isinstance(optimizer, nn.Adam):
+        return [*optimizer.moment1, *optimizer.moment2, optimizer.beta1_power, optimizer.beta2_power]
+    return list(optimizer.moments)

@@ -23,11 +23,11 @@ from src.deploy.network_backend import NetworkBackend, build_network
 from src.distributed_sampler import DistributedSampler
 from src.errors import UserError
 from src.evaluation.session import evaluate_set, load_validation_set
-from src.initializer import initialize
+from src.initializer import initialize, set_head_prior
 from src.logger import progress_bar, setup_logger, step_line
 from src.loss import YoloLoss
 from src.lr_scheduler import learning_rates
-from src.optimizer import create_momentum
+from src.optimizer import create_adam, create_momentum, optimizer_slots
 from src.runtime import Runtime
 from src.train_step import ForwardLoss, TrainStep
 from src.transforms import TrainAugment
@@ -66,21 +66,29 @@ class Trainer:
             eta_min=config.eta_min,
         )
         initialize(self.network, config.seed)
+        if config.head_prior:
+            set_head_prior(self.network, config.head_prior)
         if config.sync_bn and runtime.group_size > 1:
             synchronise_batch_norm(self.network, runtime.group_size)
-        self.optimizer = create_momentum(
-            self.network,
-            self.rates,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            loss_scale=config.loss_scale,
-        )
+        self.optimizer = self._create_optimizer()
         self.step = 0  # steps done, over all epochs
         self.best_map, self.best_epoch = -1.0, 0
         self._load_start()
         self.train_step = self._create_train_step()
 
     # ---------------------------------------------------------------- construction
+
+    def _create_optimizer(self) -> ms.nn.Optimizer:
+        config = self.config
+        if config.optimizer == "adam":
+            return create_adam(self.network, self.rates, weight_decay=config.weight_decay)
+        return create_momentum(
+            self.network,
+            self.rates,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            loss_scale=config.loss_scale,
+        )
 
     def _create_train_step(self) -> TrainStep:
         config = self.config
@@ -127,14 +135,11 @@ class Trainer:
         else:
             self.step = state["step"]
         self.best_map, self.best_epoch = state["best_map"], state["best_epoch"]
-        for slot in self._optimizer_slots():
+        for slot in optimizer_slots(self.optimizer):
             if slot.name not in values:
                 raise UserError(f"{path}: lacks {slot.name}; use it as pretrained_checkpoint instead")
             slot.set_data(ms.Tensor(values[slot.name], slot.dtype))
         self.optimizer.global_step.set_data(ms.Tensor([self.step], ms.int32))
-
-    def _optimizer_slots(self) -> list[ms.Parameter]:
-        return list(self.optimizer.moments)
 
     # ---------------------------------------------------------------- the loop
 
@@ -234,7 +239,7 @@ class Trainer:
             "best_epoch": self.best_epoch,
             "labels": list(self.config.labels),
         }
-        parameters = [*self.network.get_parameters(), *self._optimizer_slots()]
+        parameters = [*self.network.get_parameters(), *optimizer_slots(self.optimizer)]
         target = path or self.checkpoint_folder / f"{self.runtime.rank}-{epoch}_{self.step}.ckpt"
         save_checkpoint(parameters, target, state)
         if path is None:

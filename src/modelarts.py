@@ -25,6 +25,7 @@ from src.errors import UserError
 from src.host_lock import HostGroup, host_lock
 from src.logger import get_logger, setup_logger
 from src.object_storage import PARTIAL, TRANSFERS, Entry, FolderStore, open_store, redact
+from src.upload_guard import upload_guard
 
 UPLOAD_WAITS = (1.0, 5.0)  # seconds before the second and the third attempt
 
@@ -35,7 +36,8 @@ def modelarts_session(config: Config) -> Iterator[Config]:
 
     `data_url` goes to `data_path` (and its zip is unpacked there), `checkpoint_url` to `load_path`;
     `ckpt_path` and `log_path` become folders below `output_path`, which is uploaded to `train_url` at the
-    end. A process that fails uploads at once; of those that end well, the last one of the host does.
+    end. A process that fails uploads at once; of those that end well, the last one of the host does; for one
+    that is killed, its watchman does (`src.upload_guard`).
 
     Raises:
         UserError: an option, an archive or a bucket is not usable; or the upload after a good run failed.
@@ -54,18 +56,23 @@ def modelarts_session(config: Config) -> Iterator[Config]:
         results.check()
     _bring_in(config)
     output = _make_folder(config.output_path, "output_path")
-    group = HostGroup(output)
-    failed = True
-    try:
-        with _terminate_as_exception():
-            yield config.replace(
-                **{key: _below_output(config, key) for key in ("ckpt_path", "log_path")},
-            )
-        failed = False
-    finally:
-        last = group.leave()
-        if results is not None and (last or failed):
-            _upload(results, output, failed)
+    inner = config.replace(**{key: _below_output(config, key) for key in ("ckpt_path", "log_path")})
+    if results is None:
+        yield inner
+        return
+    # The watchman works in another folder.
+    target = str(results.path.absolute()) if isinstance(results, FolderStore) else config.train_url
+    with upload_guard(target, output):
+        group = HostGroup(output)
+        failed = True
+        try:
+            with _terminate_as_exception():
+                yield inner
+            failed = False
+        finally:
+            last = group.leave()
+            if last or failed:
+                upload_results(results, output, failed)
 
 
 def _check_options(config: Config) -> None:
@@ -256,8 +263,8 @@ def _read_record(path: Path) -> dict:
 # -------------------------------------------------------------------- out
 
 
-def _upload(store, folder: Path, failed: bool) -> None:
-    """Upload the results; an error is logged, and raised unless the run has its own."""
+def upload_results(store, folder: Path, failed: bool) -> None:
+    """Upload the results, one process of the host at a time; an error is logged, and raised unless the run failed."""
     try:
         with host_lock(folder.parent / f"{folder.name}.upload"):
             count = upload(store, folder)

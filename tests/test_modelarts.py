@@ -274,7 +274,7 @@ def worker(tmp_path, rank, words, **environment):
          f"--data_path={tmp_path}/cache/data", f"--output_path={tmp_path}/cache/train",
          f"--load_path={tmp_path}/cache/load", *words],
         cwd=ROOT, env={**os.environ, **environment, "RANK_ID": str(rank)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 
 
@@ -321,6 +321,21 @@ def test_stop_from_outside_uploads(tmp_path, buckets):
     output = process.communicate(timeout=30)[0]
     assert process.returncode == 128 + signal.SIGTERM, output
     assert (tmp_path / "bucket/out/outputs/rank0").read_text() == "0"
+
+
+def test_killed_run_is_uploaded_by_its_watchman(tmp_path, buckets):
+    log = tmp_path / "notes.log"
+    log.write_text("began\nbegan\n")
+    relative = f"--train_url={os.path.relpath(tmp_path / 'bucket/out', ROOT)}"
+    process = worker(tmp_path, 0, [*buckets, relative], WAIT_FOR_STOP="1")
+    deadline = time.monotonic() + 60
+    while "ended" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)  # as msrun does
+    output = process.communicate(timeout=30)[0]  # its end: the watchman has gone too
+    assert (tmp_path / "bucket/out/outputs/rank0").read_text() == "0"
+    assert f"process {process.pid} ended without a word" in output
 
 
 # -------------------------------------------------------------------- moxing

@@ -3,7 +3,7 @@
 import numpy as np
 from mindspore import nn
 
-from src.initializer import initialize
+from src.initializer import initialize, set_head_prior
 
 
 def network():
@@ -37,3 +37,17 @@ def test_the_seed_alone_decides():
     for name, value in values(one).items():
         np.testing.assert_array_equal(value, values(two)[name])
     assert (values(one)["2.weight"] != values(other)["2.weight"]).any()
+
+
+def test_head_prior_sets_the_starting_probabilities():
+    """Three classes: objectness starts at 0.02 and each class at 1/4, in every anchor; weights stay."""
+    head = nn.Conv2d(16, 3 * (5 + 3), 1, has_bias=True)
+    cell = nn.SequentialCell(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), head)
+    before = values(cell)
+    set_head_prior(cell, 0.02)
+    bias = head.bias.asnumpy().reshape(3, 8)
+    np.testing.assert_allclose(1 / (1 + np.exp(-bias[:, 4])), 0.02, rtol=1e-5)
+    np.testing.assert_allclose(1 / (1 + np.exp(-bias[:, 5:])), 0.25, rtol=1e-5)
+    np.testing.assert_array_equal(bias[:, :4], before["2.bias"].reshape(3, 8)[:, :4])
+    for name in set(before) - {"2.bias"}:
+        np.testing.assert_array_equal(before[name], values(cell)[name])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.optimizer import create_momentum, weight_decay_groups
+from src.optimizer import create_adam, create_momentum, optimizer_slots, weight_decay_groups
 from src.yolo import YoloV4
 
 
@@ -36,6 +36,28 @@ def test_three_steps_equal_the_closed_form():
             weights[name] = weights[name] - float(rate) * velocity[name]
     for parameter in cell.trainable_params():
         np.testing.assert_allclose(parameter.asnumpy(), weights[parameter.name], rtol=0, atol=1e-6)
+
+
+def test_three_steps_of_adam_equal_the_closed_form():
+    """m <- 0.9 m + 0.1 g, v <- 0.999 v + 0.001 g^2, w <- w - lr (m / (1 - 0.9^t)) / (sqrt(v / (1 - 0.999^t)) + eps)."""
+    rng = np.random.default_rng(1)
+    cell = small_cell()
+    optimizer = create_adam(cell, np.float32([0.01, 0.03, 0.02]), weight_decay=0.0)
+    weights = {p.name: p.asnumpy().astype(np.float64) for p in cell.trainable_params()}
+    first = {name: np.zeros_like(value) for name, value in weights.items()}
+    second = {name: np.zeros_like(value) for name, value in weights.items()}
+    for step, rate in enumerate((0.01, 0.03, 0.02), start=1):
+        gradients = {p.name: rng.normal(0, 20, p.shape).astype(np.float32) for p in optimizer.parameters}
+        optimizer(tuple(Tensor(gradients[p.name]) for p in optimizer.parameters))
+        for name, gradient in gradients.items():
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.999 * second[name] + 0.001 * np.square(gradient, dtype=np.float64)
+            corrected = first[name] / (1 - 0.9**step), second[name] / (1 - 0.999**step)
+            weights[name] -= rate * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+    for parameter in cell.trainable_params():
+        np.testing.assert_allclose(parameter.asnumpy(), weights[parameter.name], rtol=0, atol=1e-5)
+    names = [slot.name for slot in optimizer_slots(optimizer)]
+    assert len(names) == len(set(names)) == 2 * len(weights) + 2
 
 
 def test_weights_decay_and_nothing_else_in_the_network():

@@ -89,6 +89,17 @@ def test_resumed_run_equals_the_uninterrupted_one(finished, tiles, tmp_path):
         assert np.array_equal(value, found[name]), name
 
 
+def test_resume_with_adam_is_exact_too(tiles, tmp_path):
+    words = ["--optimizer=adam", "--head_prior=0.01", "--lr=0.001", "--ckpt_interval=1", "--max_steps=4"]
+    folder, log = run(tiny_config(tiles, tmp_path / "whole", *words))
+    resumed, resumed_log = run(
+        tiny_config(tiles, tmp_path / "b", *words, f"--resume_yolov4={folder / 'ckpt_0' / '0-1_2.ckpt'}")
+    )
+    assert losses(resumed_log) == losses(log)[2:]
+    expected, found = (weights(place / "ckpt_0" / "0-2_4.ckpt") for place in (folder, resumed))
+    assert all(np.array_equal(value, found[name]) for name, value in expected.items())
+
+
 def test_same_seed_same_losses_other_seed_others(finished, tiles, tmp_path):
     _, log = finished
     _, again = run(tiny_config(tiles, tmp_path, "--max_steps=3"))

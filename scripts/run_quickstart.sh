@@ -8,7 +8,7 @@ cd "$ROOT"
 STARTED=$SECONDS
 prepare_venv requirements.txt
 PYTHON="$ROOT/.venv/bin/python"
-OUT="$ROOT/quickstart"
+OUT="${QUICKSTART_DIR:-$ROOT/quickstart}"
 CONFIG=configs/quickstart.yaml
 
 echo "== 1/4 drawing the sample"

@@ -341,5 +341,6 @@ def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
 
 def train(config: Config, runtime: Runtime) -> int:
     """Run the training of the options; the exit code."""
+    config = config.replace(rank=runtime.rank, group_size=runtime.group_size)  # as the launcher set them
     Trainer(config, runtime).run()
     return 0

@@ -42,7 +42,8 @@ def modelarts_session(config: Config) -> Iterator[Config]:
     Raises:
         UserError: an option, an archive or a bucket is not usable; or the upload after a good run failed.
     """
-    if not config.enable_modelarts:
+    scheduler = os.environ.get("MS_ROLE") == "MS_SCHED"  # msrun's own process: runs the script, does no work
+    if not config.enable_modelarts or scheduler:
         yield config
         return
     logger = get_logger()

@@ -28,7 +28,7 @@ NAMES = [*object_storage.ENDPOINTS, *object_storage.TOKENS, *sum(object_storage.
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
-    for name in [*NAMES, "AWS_PROFILE", "RANK_ID"]:
+    for name in [*NAMES, "AWS_PROFILE", "RANK_ID", "MS_ROLE"]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(modelarts, "UPLOAD_WAITS", (0.01, 0.01))
     yield
@@ -66,6 +66,14 @@ def buckets(tmp_path):
 
 def test_nothing_happens_when_off(tmp_path):
     config = load_config([f"--data_url={tmp_path}/missing", f"--output_path={tmp_path}/out"])
+    with modelarts_session(config) as inner:
+        assert inner is config
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_scheduler_of_msrun_brings_nothing_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("MS_ROLE", "MS_SCHED")
+    config = job(tmp_path, f"--data_url={tmp_path}/missing", f"--train_url={tmp_path}/out")
     with modelarts_session(config) as inner:
         assert inner is config
     assert list(tmp_path.iterdir()) == []

@@ -20,11 +20,11 @@ GRASS, SOIL, ASPHALT, CONCRETE, WATER = (
 
 # How often each kind of block appears in a theme.
 THEMES = {
-    "town": {"houses": 4, "car_park": 1, "courts": 3, "green": 1, "yard": 1, "ball_park": 2},
-    "airport": {"apron": 7, "car_park": 1, "green": 1, "yard": 1, "tanks": 2},
-    "port": {"marina": 4, "quay": 3, "yard": 1, "tanks": 3, "car_park": 1},
-    "industry": {"tanks": 5, "yard": 2, "car_park": 1, "green": 1, "courts": 1, "apron": 1},
-    "leisure": {"courts": 4, "ball_park": 4, "houses": 3, "car_park": 1, "marina": 1},
+    "town": {"houses": 5, "car_park": 1, "courts": 3, "green": 1, "ball_park": 2},
+    "airport": {"apron": 7, "car_park": 1, "green": 1, "yard": 1, "ball_park": 1},
+    "port": {"marina": 4, "quay": 4, "yard": 1, "tanks": 3},
+    "industry": {"tanks": 4, "yard": 3, "car_park": 1, "apron": 2, "courts": 1},
+    "leisure": {"courts": 4, "ball_park": 4, "houses": 3, "marina": 1},
 }
 
 
@@ -91,7 +91,7 @@ def draw_scene(seed: int, size: int = 1080) -> tuple[np.ndarray, list[DotaObject
     turn = rng.uniform(-0.06, 0.06) if rng.random() < 0.4 else rng.uniform(-math.pi, math.pi)
     scene = Scene(Canvas(ground, sun, turn), rng)
     reach = size * 0.22  # the layout is larger than the picture, which is turned in it
-    road = rng.uniform(40, 54)
+    road = rng.uniform(34, 44)
     whole = Block(-reach, -reach, size + 2 * reach, size + 2 * reach)
     roads: list[tuple[Block, bool]] = []
     blocks = _split(rng, whole, road, roads)
@@ -106,7 +106,7 @@ def draw_scene(seed: int, size: int = 1080) -> tuple[np.ndarray, list[DotaObject
 
 def _split(rng, block: Block, road: float, roads: list) -> list[Block]:
     """Blocks between roads, by cutting the longer side until the blocks are small enough."""
-    smallest, longest = 270, 470
+    smallest, longest = 230, 400
     across = block.w >= block.h
     side = block.w if across else block.h
     if side < 2 * smallest + road or (side < longest and rng.random() < 0.5):
@@ -138,7 +138,7 @@ def _road(scene: Scene, strip: Block, is_horizontal: bool) -> None:
         at = rng.uniform(20, 120)
         while at < length - 40:
             is_truck = rng.random() < 0.18
-            size = rng.uniform(66, 96) if is_truck else rng.uniform(24, 31)
+            size = rng.uniform(58, 82) if is_truck else rng.uniform(22, 27)
             centre = start + along * (at + size / 2) + aside * lane * width * 0.22
             angle = math.atan2(along[1], along[0]) + (0 if lane > 0 else math.pi) + rng.normal(0, 0.03)
             _vehicle(scene, centre, angle, size, is_truck)
@@ -155,7 +155,7 @@ def _car_park(scene: Scene, block: Block) -> None:
     """Rows of marked places, most of them taken."""
     rng, canvas = scene.rng, scene.canvas
     canvas.fill(block.inset(6).corners, shade(ASPHALT, rng.uniform(0.85, 1.25)))
-    area, length = block.inset(24), rng.uniform(25, 30)
+    area, length = block.inset(24), rng.uniform(22, 27)
     place, filling = length * 0.62, rng.uniform(0.35, 0.9)
     y = area.y
     while y + 2 * length < area.y + area.h:
@@ -177,7 +177,7 @@ def _yard(scene: Scene, block: Block) -> None:
     area = block.inset(20)
     hall = Block(area.x, area.y, area.w, area.h * 0.36)
     _roof(scene, hall, [(196, 198, 200), (150, 158, 168), (176, 120, 100)][rng.integers(3)])
-    length = rng.uniform(70, 96)
+    length = rng.uniform(60, 84)
     y = hall.y + hall.h + 16
     while y + length < area.y + area.h:
         for x in np.arange(area.x + 14, area.x + area.w - 14, length * 0.36):
@@ -256,15 +256,15 @@ def _houses(scene: Scene, block: Block) -> None:
                 house,
                 [(166, 98, 76), (132, 104, 92), (112, 116, 122), (176, 150, 120)][rng.integers(4)],
             )
-            if rng.random() < 0.62:
-                length = rng.uniform(40, 60)
+            if rng.random() < 0.85:
+                length = rng.uniform(38, 56)
                 centre = (plot.x + plot.w * 0.42, plot.y + plot.h * 0.78)
                 scene.add("swimming-pool", objects.swimming_pool, centre, rng.choice([0.0, math.pi]), length)
             if rng.random() < 0.5:
                 drive = Block(plot.x + plot.w * 0.74, plot.y, 18, plot.h * 0.5)
                 scene.canvas.fill(drive.corners, CONCRETE)
                 centre = (drive.x + 9, drive.y + drive.h * 0.55)
-                _vehicle(scene, centre, math.pi / 2 + rng.normal(0, 0.04), rng.uniform(24, 30), False)
+                _vehicle(scene, centre, math.pi / 2 + rng.normal(0, 0.04), rng.uniform(22, 27), False)
             _tree(scene, (plot.x + plot.w * 0.86, plot.y + plot.h * 0.82), rng.uniform(7, 13))
 
 
@@ -273,12 +273,12 @@ def _courts(scene: Scene, block: Block) -> None:
     rng = scene.rng
     scene.canvas.fill(block.corners, shade(GRASS, rng.uniform(0.85, 1.1)))
     area = block.inset(12)
-    length = min(rng.uniform(150, 205), area.h - 6)
+    length = min(rng.uniform(125, 168), area.h - 6)
     y = area.y
     while y + length <= area.y + area.h:
         x = area.x
         while True:
-            is_tennis = rng.random() < 0.62
+            is_tennis = rng.random() < 0.55
             width = length * (0.5 if is_tennis else 17 / 30)
             if x + width > area.x + area.w:
                 break
@@ -297,7 +297,7 @@ def _ball_park(scene: Scene, block: Block) -> None:
     """Baseball diamonds back to back."""
     rng = scene.rng
     scene.canvas.fill(block.corners, shade(GRASS, rng.uniform(0.95, 1.15)))
-    side = min(rng.uniform(150, 215), block.w - 20, block.h - 20)
+    side = min(rng.uniform(105, 150), block.w - 20, block.h - 20)
     for x in np.arange(block.x + 10, block.x + block.w - side, side + 14):
         for y in np.arange(block.y + 10, block.y + block.h - side, side + 14):
             turn = math.pi / 2 * rng.integers(4)
@@ -309,7 +309,7 @@ def _tanks(scene: Scene, block: Block) -> None:
     """Storage tanks in bunds."""
     rng, canvas = scene.rng, scene.canvas
     canvas.fill(block.inset(4).corners, shade([SOIL, CONCRETE][rng.integers(2)], rng.uniform(0.85, 1.05)))
-    area, diameter = block.inset(14), rng.uniform(48, 108)
+    area, diameter = block.inset(14), rng.uniform(46, 96)
     pitch = diameter * rng.uniform(1.28, 1.5)
     for x in np.arange(area.x, area.x + area.w - diameter, pitch):
         for y in np.arange(area.y, area.y + area.h - diameter, pitch):
@@ -328,7 +328,7 @@ def _apron(scene: Scene, block: Block) -> None:
     canvas.fill(block.inset(2).corners, shade(CONCRETE, rng.uniform(0.85, 1.05)))
     for x in np.arange(block.x, block.x + block.w, 60):
         canvas.line(np.array([(x, block.y), (x, block.y + block.h)]), shade(CONCRETE, 0.88), 0.7)
-    area, length = block.inset(10), rng.uniform(115, 195)
+    area, length = block.inset(10), rng.uniform(95, 150)
     facing = rng.choice([-1.0, 1.0]) * math.pi / 2
     for y in np.arange(area.y + length / 2, area.y + area.h - length / 2, length * 1.12):
         for x in np.arange(area.x + length / 2, area.x + area.w - length / 2, length * 1.06):
@@ -339,7 +339,7 @@ def _apron(scene: Scene, block: Block) -> None:
                 objects.plane_shadow(canvas, (x, y), angle, size)
                 scene.add("plane", objects.plane, (x, y), angle, size)
                 if rng.random() < 0.5:
-                    _vehicle(scene, (x + 0.43 * length, y - 0.36 * length), rng.uniform(0, 6.3), 28, False)
+                    _vehicle(scene, (x + 0.43 * length, y - 0.36 * length), rng.uniform(0, 6.3), 24, False)
 
 
 def _marina(scene: Scene, block: Block) -> None:

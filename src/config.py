@@ -91,24 +91,31 @@ class Config(Mapping):
         return [tuple(shape) for shape in self.multi_scale]
 
 
-def load_config(argv: list[str] | None = None, groups: tuple[str, ...] = (), description: str = "") -> Config:
+def load_config(
+    argv: list[str] | None = None,
+    groups: tuple[str, ...] = (),
+    description: str = "",
+    aliases: Mapping[str, str] = MappingProxyType({}),
+) -> Config:
     """Resolve the options of an entry point.
 
     Args:
         argv: command line without the program's name; None takes that of the process.
         groups: groups of options that `--help` shows; all options are accepted. Empty shows all.
         description: what the entry point does, for `--help`.
+        aliases: names of this entry point beside `ALIASES`.
 
     Raises:
         UserError: unknown key, wrong type, value that is not allowed or an impossible combination.
     """
     defaults, help_by_group, allowed = _read_defaults()
-    given = _parse_command_line(argv, defaults, help_by_group, allowed, groups, description)
+    aliases = {**ALIASES, **aliases}
+    given = _parse_command_line(argv, defaults, help_by_group, allowed, groups, description, aliases)
     values, origins = dict(defaults), dict.fromkeys(defaults, "default")
     config_path = given.pop("config_path", "")
     if config_path:
         for key, raw in _read_yaml(Path(config_path)).items():
-            key = _known_key(key, defaults, f"{config_path}: ")
+            key = _known_key(key, defaults, aliases, f"{config_path}: ")
             values[key] = _convert(key, raw, defaults[key], f"{config_path}: ")
             origins[key] = config_path
     for key, raw in given.items():
@@ -153,7 +160,9 @@ def _read_yaml(path: Path) -> dict:
     return document
 
 
-def _parse_command_line(argv, defaults, help_by_group, allowed, groups, description) -> dict[str, str]:
+def _parse_command_line(
+    argv, defaults, help_by_group, allowed, groups, description, aliases
+) -> dict[str, str]:
     """Options given on the command line, as strings, by their real names."""
     parser = argparse.ArgumentParser(
         description=description,
@@ -174,7 +183,7 @@ def _parse_command_line(argv, defaults, help_by_group, allowed, groups, descript
         metavar="0/1",
         help="show the resolved options and where each came from",
     )
-    names = {real: [alias for alias, target in ALIASES.items() if target == real] for real in defaults}
+    names = {real: [alias for alias, target in aliases.items() if target == real] for real in defaults}
     for title, options in help_by_group.items():
         shown = not groups or title in groups
         group = parser.add_argument_group(title) if shown else parser
@@ -194,7 +203,7 @@ def _parse_command_line(argv, defaults, help_by_group, allowed, groups, descript
     given, unknown = parser.parse_known_args(argv)
     for word in unknown:
         if word.startswith("--"):
-            _known_key(word[2:].split("=")[0], defaults, "--")
+            _known_key(word[2:].split("=")[0], defaults, aliases, "--")
         raise UserError(f"unexpected word on the command line: {word!r}; options are written --name=value")
     found = vars(given)
     if "print_config" in found:
@@ -218,12 +227,12 @@ def _shown_default(default: Any) -> str:
     return '""' if default == "" else str(default)
 
 
-def _known_key(key: str, defaults: Mapping, where: str) -> str:
+def _known_key(key: str, defaults: Mapping, aliases: Mapping, where: str) -> str:
     """The real name of an option; an unknown one is an error that suggests the nearest."""
-    key = ALIASES.get(key, key)
+    key = aliases.get(key, key)
     if key in defaults:
         return key
-    near = difflib.get_close_matches(str(key), [*defaults, *ALIASES, "config_path"], n=1)
+    near = difflib.get_close_matches(str(key), [*defaults, *aliases, "config_path"], n=1)
     hint = f"; did you mean {near[0]}?" if near else "; see --help for the options"
     raise UserError(f"{where}{key}: unknown option{hint}")
 

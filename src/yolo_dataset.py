@@ -69,7 +69,8 @@ def resolve_set(data_dir: str | Path, split: str, ann_file: str | Path = "") -> 
     if not root.is_dir():
         raise UserError(f"data_dir: {root} is no folder")
     folders = [root / name for name in (split, f"{split}2017")]
-    files = [root / "annotations" / name for name in (f"{split}.json", f"instances_{split}2017.json")]
+    names = (f"{split}.json", f"instances_{split}2017.json", f"image_info_{split}-dev2017.json")
+    files = [root / "annotations" / name for name in (names if split == "test" else names[:2])]
     if str(ann_file):
         files = [Path(ann_file)]
     return _first(folders, Path.is_dir, "folder"), _first(files, Path.is_file, "file")

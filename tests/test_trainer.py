@@ -1,7 +1,9 @@
 """Whole training runs of a tiny network: log, checkpoints, exact resume, evaluation, and the errors."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.checkpoint import read_checkpoint
+from src.checkpoint import read_checkpoint, save_checkpoint
 from src.config import load_config
+from src.deploy.network_backend import build_network
 from src.errors import UserError
+from src.initializer import initialize
 from src.runtime import Runtime
 from src.trainer import Trainer
 from tests.tiny import OPTIONS, tiny_config, write_tiles
@@ -190,3 +194,69 @@ def test_profiler_writes_a_profile(tiles, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     profile = next(iter(tmp_path.glob("*/profiler")))
     assert sum(path.stat().st_size for path in profile.rglob("*") if path.is_file()) > 1000
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """A checkpoint of starting weights: it finds something everywhere."""
+    config = load_config(OPTIONS)
+    network = build_network(config)
+    initialize(network, 3)
+    path = tmp_path_factory.mktemp("untrained") / "start.ckpt"
+    save_checkpoint(network, path)
+    return path
+
+
+def run_script(name, *words):
+    done = subprocess.run(
+        [sys.executable, ROOT / name, *OPTIONS, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    return done.stdout
+
+
+def detections_in(folder):
+    return json.loads(next(iter(folder.glob("*/predict_*.json"))).read_text())
+
+
+def test_test_py_needs_no_annotations(untrained, tiles, tmp_path):
+    """A folder of pictures with any names: detections by id, and which picture an id means."""
+    (tmp_path / "set" / "test").mkdir(parents=True)
+    for number, name in ((1, "harbour b.png"), (2, "a.png")):
+        (tmp_path / "set" / "test" / name).write_bytes((tiles / "val" / f"{number}.png").read_bytes())
+    out = tmp_path / "out"
+    printed = run_script(
+        "test.py", f"--data_dir={tmp_path / 'set'}", f"--pretrained={untrained}", f"--log_path={out}"
+    )
+    assert "no annotations: no AP" in printed and "coco eval" not in printed
+    names = json.loads(next(iter(out.glob("*/images.json"))).read_text())
+    assert {key: Path(value).name for key, value in names.items()} == {"1": "a.png", "2": "harbour b.png"}
+    found = detections_in(out)
+    assert {entry["image_id"] for entry in found} == {1, 2}
+    assert {entry["category_id"] for entry in found} <= {1, 2}
+
+
+def test_test_py_scores_an_annotated_set_as_eval_py_does(untrained, tiles, tmp_path):
+    """The other system's form, on the validation set as test set."""
+    shutil.copytree(tiles / "val", tmp_path / "set" / "test")
+    (tmp_path / "set" / "annotations").mkdir()
+    shutil.copy(tiles / "annotations" / "val.json", tmp_path / "set" / "annotations" / "test.json")
+    printed = run_script(
+        "test.py", "--config", ROOT / "configs" / "dota_yolov4.yaml", "--weight", untrained,
+        f"--data_dir={tmp_path / 'set'}", f"--log_path={tmp_path / 'test'}", "--iou_thres", "0.55",
+    )  # fmt: skip
+    scored = run_script(
+        "eval.py",
+        f"--pretrained={untrained}",
+        f"--data_dir={tiles}",
+        f"--log_path={tmp_path / 'eval'}",
+        "--nms_thresh=0.55",
+    )
+    found = detections_in(tmp_path / "test")
+    assert len(found) > 50 and found == detections_in(tmp_path / "eval")
+    report = re.compile(r"^ Average .*", re.M)
+    assert len(report.findall(printed)) == 12 and report.findall(printed) == report.findall(scored)

@@ -56,12 +56,17 @@ def load_validation_set(config: Config) -> DetectionSet:
     )
 
 
-def evaluate_set(
-    backend: NetworkBackend, dataset: DetectionSet, config: Config, folder: Path, runtime: Runtime
-) -> Evaluation:
-    """Detect in every picture of a set, write the detections to `folder` and score them.
+def detect_in_set(
+    backend: NetworkBackend,
+    dataset: DetectionSet,
+    config: Config,
+    folder: Path,
+    runtime: Runtime,
+    options: PostprocessOptions,
+) -> tuple[np.ndarray, Path]:
+    """Detect in every picture of a set; the table of detections and the JSON file they were written to.
 
-    The pictures are shared out among the ranks and the detections gathered; every rank gets the result,
+    The pictures are shared out among the ranks and the detections gathered; every rank gets the table,
     rank 0 writes the file.
     """
     logger = get_logger()
@@ -77,7 +82,7 @@ def evaluate_set(
     total = len(loader.indices)
     with progress_bar(total, "evaluate", "picture", runtime.rank) as bar:
         done = capped = 0
-        for batch, found in detect_set(backend.predict, loader, postprocess_options(config), bar.update):
+        for batch, found in detect_set(backend.predict, loader, options, bar.update):
             tables.extend(
                 to_table(image_id, detections, dataset.category_ids)
                 for image_id, detections in zip(batch.image_ids, found)
@@ -93,11 +98,25 @@ def evaluate_set(
         )  # fmt: skip
     table = gather_rows(runtime, np.concatenate(tables))
     table = table[np.argsort(table["image_id"], kind="stable")]  # one order, whatever the number of ranks
-    logger.info("Calculating mAP...")
     json_file = folder / f"predict_{datetime.now():%Y_%m_%d_%H_%M_%S}.json"
     if runtime.is_master:
         write_coco_json(json_file, table)
         logger.info("result file path: %s", json_file)
+    return table, json_file
+
+
+def evaluate_set(
+    backend: NetworkBackend,
+    dataset: DetectionSet,
+    config: Config,
+    folder: Path,
+    runtime: Runtime,
+    options: PostprocessOptions | None = None,
+) -> Evaluation:
+    """Detect in every picture of a set and score the detections; `options` are eval.py's by default."""
+    options = options or postprocess_options(config)
+    table, json_file = detect_in_set(backend, dataset, config, folder, runtime, options)
+    get_logger().info("Calculating mAP...")
     result = evaluate_coco(
         dataset.ann_file,
         table,

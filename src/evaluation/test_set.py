@@ -1,0 +1,91 @@
+"""Detections for a test set: with an annotation file or only a folder of pictures, of any names and classes."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+
+from src.atomic import write_json
+from src.checkpoint import load_network
+from src.collectives import start_time
+from src.config import Config
+from src.deploy.network_backend import NetworkBackend, build_network
+from src.errors import UserError
+from src.evaluation.session import detect_in_set, evaluate_set, postprocess_options
+from src.image_io import read_size
+from src.logger import setup_logger
+from src.runtime import Runtime
+from src.yolo_dataset import DetectionSet, ImageRecord, load_detection_set, resolve_set
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+
+
+def load_test_set(config: Config) -> tuple[DetectionSet, bool]:
+    """The test set of the options, and whether its picture ids come from an annotation file.
+
+    Without an annotation file every picture of data_dir/test (or test2017) is taken: its id is its name
+    where all names are numbers, as COCO's are, and otherwise counts from 1; classes get the ids 1, 2, ...
+
+    Raises:
+        UserError: neither an annotation file nor a folder of pictures.
+    """
+    try:
+        image_dir, ann_file = resolve_set(config.data_dir, "test", config.ann_file)
+    except UserError:
+        folders = [Path(config.data_dir) / name for name in ("test", "test2017")]
+        image_dir = next((folder for folder in folders if folder.is_dir()), None)
+        if image_dir is None or config.ann_file:
+            raise
+        return _from_folder(image_dir, tuple(config.labels)), False
+    return load_detection_set(image_dir, ann_file, config.labels, invalid_boxes=config.invalid_boxes), True
+
+
+def _from_folder(image_dir: Path, class_names: tuple[str, ...]) -> DetectionSet:
+    paths = sorted(path for path in image_dir.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise UserError(f"data_dir: no pictures ({', '.join(IMAGE_SUFFIXES)}) in {image_dir}")
+    numbered = all(path.stem.isdecimal() for path in paths) and len(
+        {int(path.stem) for path in paths}
+    ) == len(paths)
+    none = np.zeros((0, 4), np.float32)
+    records = []
+    for number, path in enumerate(paths, start=1):
+        width, height = read_size(path)
+        image_id = int(path.stem) if numbered else number
+        records.append(ImageRecord(image_id, path, width, height, none, np.zeros(0, np.int32), none))
+    return DetectionSet(records, class_names, tuple(range(1, len(class_names) + 1)), image_dir)
+
+
+def detect_test_set(config: Config, runtime: Runtime) -> int:
+    """Write the detections of `pretrained` on the test set; AP too where it is annotated. The exit code.
+
+    Raises:
+        UserError: no checkpoint, or a set or checkpoint that cannot be used.
+    """
+    if not config.pretrained:
+        raise UserError("pretrained: not set; give the checkpoint to test, --pretrained=FILE")
+    started = time.perf_counter()
+    folder = Path(config.log_path) / start_time(runtime)
+    logger = setup_logger(folder, runtime.rank)
+    dataset, has_ids = load_test_set(config)
+    logger.info(dataset.describe())
+    network = build_network(config)
+    logger.info("load %s", load_network(network, config.pretrained))
+    backend = NetworkBackend(network, config)
+    options = dataclasses.replace(
+        postprocess_options(config),
+        score_threshold=config.test_ignore_threshold,
+        nms_threshold=config.test_nms_thresh,
+    )
+    if any(len(record.boxes) for record in dataset.records):
+        evaluation = evaluate_set(backend, dataset, config, folder, runtime, options)
+        logger.info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
+    else:
+        detect_in_set(backend, dataset, config, folder, runtime, options)
+        logger.info("the test set has no annotations: no AP")
+    if not has_ids and runtime.is_master:
+        # Without an annotation file nobody else knows which picture an id means.
+        write_json(folder / "images.json", {str(record.id): str(record.path) for record in dataset.records})
+    logger.info("testing cost time %.2fh", (time.perf_counter() - started) / 3600)
+    return 0

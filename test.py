@@ -1,0 +1,26 @@
+"""Detect with a checkpoint in a test set: detections as COCO JSON, and AP where the set is annotated."""
+
+from src.runtime import prepare_environment
+
+prepare_environment()  # before anything imports MindSpore
+
+from src.config import Config, run_entry_point  # noqa: E402
+
+
+def main(config: Config) -> int:
+    """Run the test that the options describe; the exit code."""
+    from src.evaluation.test_set import detect_test_set
+    from src.modelarts import modelarts_session
+    from src.runtime import setup_runtime
+
+    with modelarts_session(config) as config:
+        return detect_test_set(config, setup_runtime(config))
+
+
+if __name__ == "__main__":
+    run_entry_point(
+        main,
+        groups=("Run", "Data", "Network", "Evaluation", "Test", "ModelArts"),
+        description=__doc__,
+        aliases={"iou_thres": "test_nms_thresh"},
+    )

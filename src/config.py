@@ -323,11 +323,15 @@ def _check_combinations(config: Config) -> Config:
         ("backbone_layers", 5),
         ("anchor_scales", 9),
         ("scale_x_y", 3),
+        ("image_mean", 3),
+        ("image_std", 3),
         ("bbox_class_loss_coff", 3),
         ("detect_head_loss_coff", 3),
     ):
         if len(config[key]) != length:
             raise UserError(f"{key}: needs {length} entries, found {len(config[key])}")
+    if min(config.image_std) <= 0:
+        raise UserError(f"image_std: {config.image_std} must be positive numbers")
     duplicates = {name for name in config.labels if config.labels.count(name) > 1}
     if duplicates:
         raise UserError(f"labels: named twice: {', '.join(sorted(duplicates))}")

@@ -102,7 +102,7 @@ class Trainer:
             gains=config.bbox_class_loss_coff,
             head_gains=config.detect_head_loss_coff,
         )
-        forward = ForwardLoss(Normalize(), self.network, loss)
+        forward = ForwardLoss(Normalize(config.image_mean, config.image_std), self.network, loss)
         step = TrainStep(forward, self.optimizer, config.clip_norm, self.runtime.group_size)
         return step.set_train()
 

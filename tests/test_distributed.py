@@ -151,6 +151,30 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
+def test_the_msrun_form_of_the_other_system(tiles, tmp_path):
+    """`msrun ... python train.py --config ... --is_parallel True --epochs N`, with a slim network on the CPU."""
+    command = [
+        "msrun", "--worker_num=2", "--local_worker_num=2", "--bind_core=True", f"--log_dir={tmp_path / 'yolov4_log'}",
+        f"--master_port={free_port()}", "--join=True", "python", ROOT / "train.py",
+        "--config", ROOT / "configs" / "yolov4" / "yolov4-silu.yaml", "--device_target", "CPU",
+        "--is_parallel", "True", "--epochs", "2", *OPTIONS[2:7], "--per_batch_size=2", "--log_interval=1",
+        f"--data_dir={tiles}", f"--ckpt_path={tmp_path / 'out'}",
+    ]  # fmt: skip
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+        env={**os.environ, "PATH": path},
+    )
+    log = (tmp_path / "yolov4_log" / "worker_0.log").read_text()
+    assert done.returncode == 0, done.stderr[-1500:] + log[-1500:]
+    assert len(re.findall(r"iter\[\d+\]", log)) == 10
+    assert list((tmp_path / "out").glob("*/ckpt_0/0-2_10.ckpt"))
+
+
 def test_a_killed_rank_stops_the_job_and_the_run_resumes_on_one_process(tiles, tmp_path):
     out = tmp_path / "out"
     words = [*OPTIONS, "--is_distributed=1", f"--ckpt_path={out}", "--ckpt_interval=1", "--max_epoch=500"]

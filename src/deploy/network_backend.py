@@ -17,6 +17,7 @@ def build_network(config: Config) -> YoloV4:
         backbone_layers=config.backbone_layers,
         backbone_activation=config.backbone_activation,
         neck_activation=config.neck_activation,
+        lateral_kernel=config.lateral_kernel,
     )
 
 
@@ -38,7 +39,9 @@ class NetworkBackend:
     def __init__(self, network: YoloV4, config: Config):
         self.network = network
         decoder = YoloDecoder(config.anchor_scales, config.scale_x_y)
-        self._predict = _Predict(Normalize(), YoloDetector(network, decoder))
+        self._predict = _Predict(
+            Normalize(config.image_mean, config.image_std), YoloDetector(network, decoder)
+        )
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
         """Decoded maps of strides 32, 16, 8: (N, H, W, 3, 5 + classes) each, boxes x y w h in 0..1.

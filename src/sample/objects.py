@@ -192,10 +192,10 @@ def storage_tank(canvas: Canvas, rng, centre, diameter: float) -> np.ndarray:
 
 
 def tennis_court(canvas: Canvas, rng, centre, angle: float, length: float) -> np.ndarray:
-    """A tennis court with all its lines (23.77 x 10.97 m) in its surround."""
+    """A tennis court with all its lines (23.77 x 10.97 m) in its surround; the label is that of the lines."""
     outer = [(62, 110, 78), (150, 92, 66), (56, 92, 130), (70, 120, 96)][rng.integers(4)]
     inner = [(46, 84, 128), (70, 126, 90), (172, 104, 72), (86, 76, 128)][rng.integers(4)]
-    metre = length / 36.0  # the label covers the surround
+    metre = length / 36.0
 
     def frame(points):
         return rotated(np.asarray(points, np.float64) * metre, centre, angle)
@@ -213,7 +213,7 @@ def tennis_court(canvas: Canvas, rng, centre, angle: float, length: float) -> np
     ):
         canvas.line(frame(points), white, wide, closed)
     canvas.line(frame([(0, -6.4), (0, 6.4)]), (30, 34, 34), wide * 1.3)
-    return frame(rectangle(36, 18))
+    return frame(rectangle(24, 11.2))
 
 
 def basketball_court(canvas: Canvas, rng, centre, angle: float, length: float) -> np.ndarray:

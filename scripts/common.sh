@@ -41,3 +41,28 @@ prepare_venv() { # REQUIREMENTS
         cat "$ROOT/requirements.txt" "$ROOT/$1" > "$stamp"
     fi
 }
+
+# Run eval.py or test.py on a checkpoint in a folder of that name: DATASET CHECKPOINT [DEVICE_ID] [--option ...]
+run_on_checkpoint() { # eval|test DATASET ...
+    local name=$1 dataset checkpoint python
+    shift
+    if [ $# -lt 2 ]; then
+        die "usage: bash run_$name.sh DATASET_PATH CHECKPOINT_PATH [DEVICE_ID] [--option=value ...]
+DEVICE_TARGET=CPU runs it on the CPU"
+    fi
+    dataset=$(existing_path DATASET_PATH "$1")
+    checkpoint=$(existing_path CHECKPOINT_PATH "$2")
+    shift 2
+    if [ $# -gt 0 ] && [[ "$1" =~ ^[0-9]+$ ]]; then
+        export DEVICE_ID=$1
+        shift
+    fi
+    python=$(find_python)
+    mkdir -p "$name"
+    cd "$name"
+    "$python" "$ROOT/$name.py" \
+        --device_target="${DEVICE_TARGET:-Ascend}" \
+        --data_dir="$dataset" \
+        --pretrained="$checkpoint" \
+        --testing_shape=608 "$@" 2>&1 | tee log.txt
+}

@@ -127,22 +127,38 @@ def evaluate_set(
     return Evaluation(result, table, json_file)
 
 
+def start_folder(config: Config, runtime: Runtime) -> Path:
+    """The folder of this evaluation's results, with its log; one on all ranks.
+
+    Raises:
+        UserError: no checkpoint is given.
+    """
+    if not config.pretrained:
+        raise UserError("pretrained: not set; give the checkpoint, --pretrained=FILE")
+    folder = Path(config.log_path) / start_time(runtime)
+    setup_logger(folder, runtime.rank)
+    return folder
+
+
+def load_backend(config: Config) -> NetworkBackend:
+    """The network of the options with the weights of `pretrained` (UserError where they do not fit)."""
+    network = build_network(config)
+    get_logger().info("load %s", load_network(network, config.pretrained))
+    return NetworkBackend(network, config)
+
+
 def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
     """Evaluate `pretrained` on the validation set; the exit code.
 
     Raises:
         UserError: no checkpoint, or a set or checkpoint that cannot be used.
     """
-    if not config.pretrained:
-        raise UserError("pretrained: not set; give the checkpoint to evaluate, --pretrained=FILE")
     started = time.perf_counter()
-    folder = Path(config.log_path) / start_time(runtime)
-    logger = setup_logger(folder, runtime.rank)
+    folder = start_folder(config, runtime)
+    logger = get_logger()
     dataset = load_validation_set(config)
     logger.info(dataset.describe())
-    network = build_network(config)
-    logger.info("load %s", load_network(network, config.pretrained))
-    evaluation = evaluate_set(NetworkBackend(network, config), dataset, config, folder, runtime)
+    evaluation = evaluate_set(load_backend(config), dataset, config, folder, runtime)
     # The heading's spelling is the published one: users grep it.
     logger.info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
     if runtime.is_master and (config.result_view or config.recommend_threshold):

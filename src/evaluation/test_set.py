@@ -7,14 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from src.atomic import write_json
-from src.checkpoint import load_network
-from src.collectives import start_time
 from src.config import Config
-from src.deploy.network_backend import NetworkBackend, build_network
 from src.errors import UserError
-from src.evaluation.session import detect_in_set, evaluate_set, postprocess_options
+from src.evaluation.session import (
+    detect_in_set,
+    evaluate_set,
+    load_backend,
+    postprocess_options,
+    start_folder,
+)
 from src.image_io import read_size
-from src.logger import setup_logger
+from src.logger import get_logger
 from src.runtime import Runtime
 from src.yolo_dataset import DetectionSet, ImageRecord, load_detection_set, resolve_set
 
@@ -63,16 +66,12 @@ def detect_test_set(config: Config, runtime: Runtime) -> int:
     Raises:
         UserError: no checkpoint, or a set or checkpoint that cannot be used.
     """
-    if not config.pretrained:
-        raise UserError("pretrained: not set; give the checkpoint to test, --pretrained=FILE")
     started = time.perf_counter()
-    folder = Path(config.log_path) / start_time(runtime)
-    logger = setup_logger(folder, runtime.rank)
+    folder = start_folder(config, runtime)
+    logger = get_logger()
     dataset, has_ids = load_test_set(config)
     logger.info(dataset.describe())
-    network = build_network(config)
-    logger.info("load %s", load_network(network, config.pretrained))
-    backend = NetworkBackend(network, config)
+    backend = load_backend(config)
     options = dataclasses.replace(
         postprocess_options(config),
         score_threshold=config.test_ignore_threshold,

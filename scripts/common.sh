@@ -59,7 +59,7 @@ DEVICE_TARGET=CPU runs it on the CPU"
     fi
     python=$(find_python)
     mkdir -p "$name"
-    cd "$name"
+    cd "$name" || exit 2
     "$python" "$ROOT/$name.py" \
         --device_target="${DEVICE_TARGET:-Ascend}" \
         --data_dir="$dataset" \

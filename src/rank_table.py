@@ -255,4 +255,6 @@ def read_hccn_conf(path: Path) -> dict[int, str]:
 
 def write_rank_table(table: RankTable, path: Path) -> None:
     """Write a table, whole or not at all (UserError where the folder cannot be written to)."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder; make it or give another")
     write_json(path, table.to_json(), indent=4)

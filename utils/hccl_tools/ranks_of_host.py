@@ -1,6 +1,8 @@
 """Print the cards of this host in a rank table: one line `rank_id device_id` each, then `total N`."""
 
 import argparse
+import contextlib
+import ipaddress
 import socket
 import sys
 from pathlib import Path
@@ -8,18 +10,33 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.errors import UserError
-from src.rank_table import read_rank_table
+from src.rank_table import RankTable, read_rank_table
 from utils.hccl_tools.hccl_tools import address_of_host
 
 
-def own_addresses() -> list[str]:
-    """Addresses by which a table may name this host."""
+def is_own_address(address: str) -> bool:
+    """Does a network port of this host have this address? Only then a socket can be bound to it."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def own_names(table: RankTable) -> list[str]:
+    """Names and addresses by which the table may mean this host, all its network ports included."""
     found = {socket.gethostname()}
-    try:
-        found.update(socket.gethostbyname_ex(socket.gethostname())[2])
+    with contextlib.suppress(UserError):  # not on any network; its name may still be in the table
         found.add(address_of_host())
-    except (OSError, UserError):
-        pass
+    for server in table.servers:
+        try:
+            ipaddress.ip_address(server.server_id)
+        except ValueError:
+            continue  # a name: never looked up here
+        if is_own_address(server.server_id):
+            found.add(server.server_id)
     return sorted(found)
 
 
@@ -31,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         table = read_rank_table(args.table)
-        for device in table.server(args.server_ip, own_addresses()).devices:
+        for device in table.server(args.server_ip, own_names(table)).devices:
             print(device.rank_id, device.device_id)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -21,6 +21,8 @@ from src.errors import UserError
 MAX_RATIO = 100
 # Archives that unpack to less than this are not worth calling a bomb.
 SMALL_BYTES = 64 << 20
+# Names that some systems open as devices, whatever their ending.
+DEVICE_NAME = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9])\s*(\..*)?", re.IGNORECASE)
 # Left free on the disk for everything else.
 SPARE_BYTES = 64 << 20
 
@@ -48,7 +50,7 @@ def unpack_once(archive: Path, folder: Path) -> bool:
             record = _read_record(record_path)
             if record.get("digest") == digest and record.get("complete") and _all_there(folder, sizes):
                 return False
-            _check_size(sum(sizes.values()), archive, folder)
+            _check_size(sizes, archive, folder)
             former = record.get("files", {})
             folder.mkdir(parents=True, exist_ok=True)
             temporary = folder / f".{archive.name}.unpacking"
@@ -86,6 +88,8 @@ def _checked_entries(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPa
             problem = "would be written outside the folder"
         elif "\\" in name or "\0" in name:
             problem = "has a backslash or NUL in its name"
+        elif any(DEVICE_NAME.fullmatch(part) for part in parts):
+            problem = "has the name of a device"
         elif mode == stat.S_IFLNK:
             problem = "is a symbolic link"
         elif mode not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -110,13 +114,14 @@ def _checked_entries(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPa
     return entries
 
 
-def _check_size(total: int, archive: Path, folder: Path) -> None:
+def _check_size(sizes: dict[str, int], archive: Path, folder: Path) -> None:
     """Refuse what cannot be pictures (a bomb) and what the disk cannot take."""
-    packed = archive.stat().st_size
+    total, packed = sum(sizes.values()), archive.stat().st_size
     if total > SMALL_BYTES and total > MAX_RATIO * packed:
+        largest = max(sizes, key=sizes.get)
         raise UserError(
             f"{archive}: refused, nothing unpacked: {packed:,} bytes would become {total:,}, "
-            f"more than {MAX_RATIO} times as much"
+            f"more than {MAX_RATIO} times as much; the largest entry is {largest!r} with {sizes[largest]:,}"
         )
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(existing).free
@@ -183,7 +188,7 @@ def _read_record(path: Path) -> dict:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    return record if isinstance(record, dict) and isinstance(record.get("files"), dict) else {}
 
 
 def _remove(folder: Path) -> None:

@@ -34,10 +34,11 @@ UPLOAD_WAITS = (1.0, 5.0)  # seconds before the second and the third attempt
 def modelarts_session(config: Config) -> Iterator[Config]:
     """Bring data in, yield the options with their paths in the cloud job's folders, take results out.
 
-    `data_url` goes to `data_path` (and its zip is unpacked there), `checkpoint_url` to `load_path`;
-    `ckpt_path` and `log_path` become folders below `output_path`, which is uploaded to `train_url` at the
-    end. A process that fails uploads at once; of those that end well, the last one of the host does; for one
-    that is killed, its watchman does (`src.upload_guard`).
+    `data_url` goes to `data_path` (its zip is unpacked there), `checkpoint_url` to `load_path`, and with
+    `resume` what earlier runs left at `train_url` to `output_path`. `ckpt_path` and `log_path` become folders
+    below `output_path`, which is uploaded to `train_url` at the end. A process that fails uploads at once; of
+    those that end well, the last one of the host does; for one that is killed, its watchman does
+    (`src.upload_guard`).
 
     Raises:
         UserError: an option, an archive or a bucket is not usable; or the upload after a good run failed.
@@ -57,6 +58,8 @@ def modelarts_session(config: Config) -> Iterator[Config]:
         results.check()
     _bring_in(config)
     output = _make_folder(config.output_path, "output_path")
+    if results is not None and config.resume:
+        bring_back(results, output)
     inner = config.replace(**{key: _below_output(config, key) for key in ("ckpt_path", "log_path")})
     if results is None:
         yield inner
@@ -214,20 +217,51 @@ def sync(url: str, folder: Path, option: str) -> int:
     return len(wanted)
 
 
+def bring_back(store, folder: Path) -> int:
+    """Fetch the results of earlier runs that `folder` lacks, for a job that goes on elsewhere; their number.
+
+    What is there stays: a process that was killed may have left newer files than it could upload.
+
+    Raises:
+        UserError: a key would leave the folder, the disk is too small, or a transfer fails.
+    """
+    with _output_lock(folder):
+        found = getattr(store, "contents", store.list)()
+        listing = {key: entry for key, entry in found.items() if not _is_temporary(key)}
+        for key in listing:
+            _check_key(key, "train_url", store.option)
+        wanted = {key: entry for key, entry in listing.items() if not (folder / key).exists()}
+        size = sum(entry.size for entry in wanted.values())
+        if size > shutil.disk_usage(folder).free:
+            raise UserError(f"{store.option}: resume needs {size:,} bytes more than {folder} has free")
+        try:
+            # One by one, under other names until whole: a file that is there is taken for complete.
+            _fetch_each(store, wanted, folder)
+        except OSError as error:
+            raise UserError(f"{store.option}: cannot be brought to {folder}: {redact(error)}") from None
+    get_logger().info("train_url: brought back %d files of earlier runs to %s", len(wanted), folder)
+    return len(wanted)
+
+
 def _fetch(store, wanted: dict[str, Entry], listing: dict[str, Entry], folder: Path) -> None:
-    """Fetch files, each whole or not at all, with the source's time."""
+    """Fetch files with the source's time, all at once where the store does that best and all are wanted."""
     if hasattr(store, "fetch_all") and len(wanted) == len(listing) > 1:
         store.fetch_all(folder)
         for key, entry in wanted.items():
             os.utime(folder / key, ns=(entry.mtime_ns, entry.mtime_ns))
         return
+    _fetch_each(store, wanted, folder)
+
+
+def _fetch_each(store, wanted: dict[str, Entry], folder: Path) -> None:
+    """Fetch files in a few threads; each appears under its name when it is whole."""
 
     def fetch(key: str) -> None:
         target = folder / key
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}{PARTIAL}")
         store.fetch(key, partial)
-        os.utime(partial, ns=(listing[key].mtime_ns, listing[key].mtime_ns))
+        os.utime(partial, ns=(wanted[key].mtime_ns, wanted[key].mtime_ns))
         partial.replace(target)
 
     _for_each(fetch, wanted)
@@ -267,13 +301,18 @@ def _read_record(path: Path) -> dict:
 def upload_results(store, folder: Path, failed: bool) -> None:
     """Upload the results, one process of the host at a time; an error is logged, and raised unless the run failed."""
     try:
-        with host_lock(folder.parent / f"{folder.name}.upload"):
+        with _output_lock(folder):
             count = upload(store, folder)
         get_logger().info("train_url: uploaded %d files of %s", count, folder)
     except UserError as error:
         get_logger().error("the results in %s could not be uploaded: %s", folder, error)
         if not failed:
             raise
+
+
+def _output_lock(folder: Path):
+    """One process of the host at a time moves results between `folder` and their store."""
+    return host_lock(folder.parent / f"{folder.name}.upload")
 
 
 def upload(store, folder: Path) -> int:

@@ -93,6 +93,21 @@ def test_interrupted_move_is_completed(data, monkeypatch):
     assert not (data / ".coco.zip.unpacking").exists()
 
 
+@pytest.mark.parametrize("record", ["{}", "[]", '{"files": 3, "complete": true}', "not JSON", ""])
+def test_unusable_record_is_as_none(data, record):
+    path = write_zip(data / "coco.zip", GOOD)
+    unpack_once(path, data)
+    (data.parent / ".data.coco.zip.json").write_text(record)
+    assert unpack_once(path, data) is True
+    assert unpack_once(path, data) is False
+
+
+def test_names_that_only_begin_like_devices_are_fine(data):
+    names = ["container-crane/1.png", "console", "nullable.json", "com/1.png", "auxiliary/x", "lpt10.png"]
+    assert unpack_once(write_zip(data / "coco.zip", dict.fromkeys(names, b"x")), data) is True
+    assert all((data / name).is_file() for name in names)
+
+
 def special(name: str, mode: int) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name)
     info.create_system = 3
@@ -114,6 +129,11 @@ def special(name: str, mode: int) -> zipfile.ZipInfo:
         ("coco.zip", "replace the archive"),
         (special("link", stat.S_IFLNK | 0o777), "symbolic link"),
         (special("pipe", stat.S_IFIFO | 0o666), "neither a file nor a folder"),
+        (special("null", stat.S_IFCHR | 0o666), "neither a file nor a folder"),
+        ("coco/NUL", "name of a device"),
+        ("con.jpg", "name of a device"),
+        ("coco/Lpt1.tar.gz", "name of a device"),
+        ("aux/1.png", "name of a device"),
         ("coco/1.png", "twice"),
         ("coco/./1.png", "twice"),
         ("coco/1.png/below", "a file and a folder"),
@@ -148,7 +168,9 @@ def test_bomb_refused(tmp_path, data):
         for _ in range(80):
             entry.write(bytes(1 << 20))
     before = set(tree(tmp_path))
-    with pytest.raises(UserError, match=r"coco\.zip: refused.*more than 100 times"):
+    with pytest.raises(
+        UserError, match=r"coco\.zip: refused.*more than 100 times.*entry is 'zeros' with 83,886"
+    ):
         unpack_once(path, data)
     assert set(tree(tmp_path)) == before
 

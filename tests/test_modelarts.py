@@ -154,6 +154,65 @@ def test_failing_run_uploads_and_keeps_its_error(tmp_path, buckets, error):
     assert (tmp_path / "bucket/out/outputs/run.log").read_text() == "so far"
 
 
+def test_resume_on_another_host_brings_results_back(tmp_path, buckets):
+    """First host, then one with an empty disk: only with `resume`, and nothing newer is overwritten."""
+    with modelarts_session(job(tmp_path, *buckets)) as config:
+        run = Path(config.ckpt_path) / "run0" / "ckpt_0"
+        run.mkdir(parents=True)
+        (run / "0-1_6.ckpt").write_text("step 6")
+        (run / "0-2_12.ckpt").write_text("step 12")
+    (tmp_path / "bucket/out/outputs/.stray.part").write_text("half an upload")
+    fresh = tmp_path / "host2"
+    with modelarts_session(job(fresh, *buckets)) as config:
+        assert not Path(config.ckpt_path).exists()
+    there = Path(config.ckpt_path) / "run0" / "ckpt_0"
+    there.mkdir(parents=True)
+    (there / "0-2_12.ckpt").write_text("newer, not uploaded")
+    uploaded = (tmp_path / "bucket/out/outputs/run0/ckpt_0/0-1_6.ckpt").stat().st_ino
+    with modelarts_session(job(fresh, *buckets, "--resume=auto")) as config:
+        assert (there / "0-1_6.ckpt").read_text() == "step 6"
+        assert (there / "0-2_12.ckpt").read_text() == "newer, not uploaded"
+        assert not list(fresh.rglob("*.part"))
+    out = tmp_path / "bucket/out/outputs/run0/ckpt_0"
+    assert (out / "0-2_12.ckpt").read_text() == "newer, not uploaded"
+    assert (out / "0-1_6.ckpt").stat().st_ino == uploaded  # what came back is not uploaded again
+
+
+def test_first_run_with_resume_has_nothing_to_bring_back(tmp_path, buckets):
+    with modelarts_session(job(tmp_path, *buckets, "--resume=auto")) as config:
+        assert list(Path(config.output_path).iterdir()) == []
+
+
+def test_bringing_back_that_is_cut_off_is_completed(tmp_path, buckets, monkeypatch):
+    results = tmp_path / "bucket/out/outputs"
+    results.mkdir(parents=True)
+    (results / "0-1_6.ckpt").write_text("step 6")
+
+    def cut(store, key, target):
+        target.write_text("ste")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(object_storage.FolderStore, "fetch", cut)
+        with pytest.raises(KeyboardInterrupt), modelarts_session(job(tmp_path, buckets[2], "--resume=auto")):
+            pytest.fail("the run began")
+    with modelarts_session(job(tmp_path, buckets[2], "--resume=auto")) as config:
+        assert (Path(config.ckpt_path) / "0-1_6.ckpt").read_text() == "step 6"
+
+
+def test_results_larger_than_the_disk_are_not_brought_back(tmp_path, buckets, monkeypatch):
+    (tmp_path / "bucket/out").mkdir()
+    (tmp_path / "bucket/out/large.ckpt").write_bytes(bytes(1000))
+    store = object_storage.open_store(f"{tmp_path}/bucket/out", "train_url")
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr(
+        modelarts.shutil, "disk_usage", lambda _: modelarts.shutil._ntuple_diskusage(10, 9, 1)
+    )
+    with pytest.raises(UserError, match="train_url: resume needs 1,000 bytes"):
+        modelarts.bring_back(store, tmp_path / "here")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 class Broken:
     """A store whose first `failures` uploads fail."""
 
@@ -393,6 +452,11 @@ def test_moxing_where_it_can_be_imported(tmp_path, buckets, monkeypatch):
     out = f"{tmp_path}/cache/train obs://bucket/out"
     calls = (tmp_path / "calls").read_text().splitlines()
     assert calls == [f"obs://bucket/data {tmp_path}/cache/data", out, out]
+    fresh = tmp_path / "host2"
+    with modelarts_session(job(fresh, words[1], "--resume=auto")) as config:
+        assert sorted(path.name for path in Path(config.ckpt_path).iterdir()) == ["0.ckpt", "1.ckpt"]
+        # File by file: a folder copy that is cut off would leave halves under their final names.
+        assert (tmp_path / "calls").read_text().splitlines() == calls
 
 
 # -------------------------------------------------------------------- a real S3 server
@@ -461,6 +525,26 @@ def test_s3_in_and_out(tmp_path, s3):
         if key.startswith("out") and second[key]["LastModified"] != first[key]["LastModified"]
     }
     assert changed == {"out/small"}
+
+
+def test_s3_results_brought_back_for_resume(tmp_path, s3):
+    s3.put_object(Bucket="remote-sensing", Key="out/outputs/run0/0-1_6.ckpt", Body=b"step 6")
+    s3.put_object(Bucket="remote-sensing", Key="outside/x", Body=b"no")
+    before = keys(s3)
+    with modelarts_session(job(tmp_path, "--train_url=s3://remote-sensing/out", "--resume=auto")) as config:
+        assert (Path(config.ckpt_path) / "run0/0-1_6.ckpt").read_bytes() == b"step 6"
+        assert not list(tmp_path.rglob("x"))
+    assert keys(s3) == before
+
+
+def test_s3_result_that_would_escape_is_refused(tmp_path, s3):
+    s3.put_object(Bucket="remote-sensing", Key="out/../../evil", Body=b"x")
+    with (
+        pytest.raises(UserError, match=r"train_url.*evil"),
+        modelarts_session(job(tmp_path, "--train_url=s3://remote-sensing/out", "--resume=auto")),
+    ):
+        pytest.fail("the run began")
+    assert not list(tmp_path.rglob("evil"))
 
 
 @pytest.mark.parametrize("key", ["data/../../evil", "data//etc/evil", "data/..", "data/a\\..\\evil"])

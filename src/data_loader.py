@@ -8,6 +8,7 @@ of threads and a run can go on from any step.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ class TrainLoader:
         workers: threads.
 
     Raises:
-        UserError: fewer samples than a batch.
+        UserError: no objects at all, or fewer samples than a batch.
     """
 
     def __init__(
@@ -86,6 +87,10 @@ class TrainLoader:
         seed: int,
         workers: int,
     ):
+        if not any(len(record.boxes) for record in dataset.records):
+            raise UserError(
+                f"{dataset.describe()}: nothing to learn from; check that its annotations are those of its images"
+            )
         if len(sampler) < batch_size:
             raise UserError(
                 f"{dataset.ann_file}: {len(sampler)} pictures for each device, per_batch_size is {batch_size}; "
@@ -130,8 +135,9 @@ class TrainLoader:
 
     def _augmented(self, rng, index, input_hw):
         record = self.dataset.records[index]
-        image = read_rgb(record.path, (record.width, record.height))
-        return self.augment(rng, image, record.boxes, record.classes, input_hw)
+        with _named(record.path):
+            image = read_rgb(record.path, (record.width, record.height))
+            return self.augment(rng, image, record.boxes, record.classes, input_hw)
 
     def _collate(self, samples) -> TrainBatch:
         height, width = samples[0][0][0].shape[:2]
@@ -195,8 +201,9 @@ class EvalLoader:
         return _prefetch(jobs(), self._sample, self._collate, self.workers)
 
     def _sample(self, record: ImageRecord):
-        image = read_rgb(record.path, (record.width, record.height))
-        return record, *self.resize(image, self.input_hw)
+        with _named(record.path):
+            image = read_rgb(record.path, (record.width, record.height))
+            return record, *self.resize(image, self.input_hw)
 
     def _collate(self, samples) -> EvalBatch:
         valid = len(samples)
@@ -206,6 +213,17 @@ class EvalLoader:
             planes_first(image, images[row])
         records, _, geometry = zip(*samples)
         return EvalBatch(images, list(records), list(geometry), valid)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An unforeseen error in a thread says which picture it was about."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise RuntimeError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def planes_first(image: np.ndarray, out: np.ndarray) -> None:

@@ -1,14 +1,18 @@
 """Reading a picture as 8-bit RGB, or one clear error: nothing is scaled, rotated or filled in silently."""
 
+import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from src.errors import UserError
 
 MAX_PIXELS = 400_000_000  # a 20,000 x 20,000 scene; more is taken for a decompression bomb
+_PILLOW_FORMATS = ("GIF", "PCX", "TGA")  # decoded by Pillow where OpenCV cannot; GIF only from OpenCV 4.11 on
+_ORIENTATION = 0x0112  # TIFF tag
+_pillow_limit = threading.Lock()  # Pillow's own limit of pixels is a global
 
 
 def read_rgb(
@@ -19,14 +23,15 @@ def read_rgb(
     An orientation tag is ignored, as in COCO: boxes are given for the stored pixels.
 
     Args:
-        path: a file that OpenCV can decode (JPEG, PNG, TIFF, BMP, ...).
+        path: a file that OpenCV (JPEG, PNG, TIFF, BMP, ...) or Pillow (GIF, PCX, TGA) can decode.
         expected_wh: width and height that the annotations give, checked before decoding.
         max_pixels: larger pictures are refused before decoding.
 
     Raises:
-        UserError: unreadable, truncated, too large, not 8-bit, or of another size than annotated.
+        UserError: unreadable, truncated, too large, not 8-bit, turned by a TIFF tag, or of another size
+            than annotated.
     """
-    width, height = read_size(path)
+    width, height, kind = _read_header(path)
     if width * height > max_pixels:
         raise UserError(f"{path}: {width}x{height} pixels, over the limit of {max_pixels}; cut it into tiles")
     if expected_wh is not None and (width, height) != tuple(expected_wh):
@@ -42,11 +47,8 @@ def read_rgb(
     data = np.fromfile(path, dtype=np.uint8)
     if _is_cut_short(data):
         raise UserError(f"{path}: the picture is truncated; copy it again or remove it from the annotations")
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
-    if image is None:
+    image = _decode_by_pillow(path) if kind in _PILLOW_FORMATS else _decode(data)
+    if image is None or image.shape[:2] != (height, width):
         raise UserError(f"{path}: the picture cannot be decoded; convert it to PNG or JPEG, or remove it")
     if image.dtype != np.uint8:
         raise UserError(f"{path}: {image.dtype} pixels; convert it to 8-bit (the stretch is yours to choose)")
@@ -63,18 +65,53 @@ def read_size(path: Path) -> tuple[int, int]:
     """(width, height) from the picture's header.
 
     Raises:
-        UserError: missing or no picture.
+        UserError: missing, no picture, or turned by a TIFF tag.
     """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # only the header is read; we check the size
+    return _read_header(path)[:2]
+
+
+def _read_header(path: Path) -> tuple[int, int, str]:
+    """(width, height, Pillow's name of the format)."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such picture" if not path.exists() else f"{path}: not a file")
+    with _pillow_limit:  # or another thread would take our setting for the one to restore
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # we check the size ourselves
+        try:
+            with Image.open(path) as header:
+                width, height = header.size
+                kind = header.format or ""
+                turned = kind == "TIFF" and header.tag_v2.get(_ORIENTATION, 1) != 1
+        except PermissionError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        except Exception as error:  # damaged headers end in struct.error, KeyError and more, by format
+            raise UserError(
+                f"{path}: not a picture that can be decoded, or no 8-bit one; replace or remove it"
+            ) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+    if turned:
+        # In other formats decoders leave the pixels as they are stored; in TIFF both turn them.
+        raise UserError(f"{path}: an orientation tag turns it against its boxes; save it without the tag")
+    return width, height, kind
+
+
+def _decode(data: np.ndarray) -> np.ndarray | None:
+    """Stored pixels by OpenCV (BGR), None where it fails."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error is one line, not its own
     try:
-        with Image.open(path) as header:
-            return header.size
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such picture") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path}: not a picture that can be decoded; replace it or remove it") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        return None
+
+
+def _decode_by_pillow(path: Path) -> np.ndarray | None:
+    """Pixels (first frame) by Pillow as BGR, None where it fails."""
+    try:
+        with Image.open(path) as picture:
+            return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
+    except Exception:  # as many kinds of error as formats
+        return None
 
 
 def write_image(path: Path, image: np.ndarray, params: tuple[int, ...] = ()) -> None:
@@ -95,10 +132,28 @@ def write_image(path: Path, image: np.ndarray, params: tuple[int, ...] = ()) -> 
 
 
 def _is_cut_short(data: np.ndarray) -> bool:
-    """Whether a JPEG or PNG lacks its end; decoders would fill the rest with grey and not complain."""
-    head, tail = data[:8].tobytes(), data[-65536:].tobytes()
+    """Whether a JPEG or PNG lacks its end; some decoders fill the rest with grey and do not complain."""
+    content = memoryview(data)
+    head = bytes(content[:8])
     if head.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in tail
+        # The end marker of a thumbnail in the header does not count: look behind the start of the scan.
+        return b"\xff\xd9" not in bytes(content[_scan_start(content) :])
     if head.startswith(b"\x89PNG"):
-        return b"IEND" not in tail
+        return b"IEND" not in bytes(content[-65536:])
     return False
+
+
+def _scan_start(jpeg: memoryview) -> int:
+    """Place of a JPEG's first start-of-scan marker, its length if it has none (ITU T.81, annex B)."""
+    place = 2
+    while place + 4 <= len(jpeg):
+        if jpeg[place] != 0xFF:
+            return len(jpeg)
+        marker = jpeg[place + 1]
+        if marker == 0xDA:
+            return place
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:  # filling, or markers without a body
+            place += 1 if marker == 0xFF else 2
+        else:
+            place += 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
+    return len(jpeg)

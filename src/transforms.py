@@ -197,12 +197,19 @@ def place(
         canvas = np.full((input_h, input_w, 3), GREY, np.uint8)
         canvas[y0:y1, x0:x1] = part
         return canvas
-    shrinks = new_w < image.shape[1] and new_h < image.shape[0]
-    resized = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    # Each axis by its own filter: one may shrink while the other grows.
+    shrunk_wh = min(new_w, image.shape[1]), min(new_h, image.shape[0])
+    resized = _resize(_resize(image, shrunk_wh, cv2.INTER_AREA), (new_w, new_h), cv2.INTER_LINEAR)
     canvas = np.full((input_h, input_w, 3), GREY, np.uint8)
     target = canvas[max(dy, 0) : dy + new_h, max(dx, 0) : dx + new_w]
     target[:] = resized[max(-dy, 0) :, max(-dx, 0) :][: target.shape[0], : target.shape[1]]
     return canvas
+
+
+def _resize(image: np.ndarray, size_wh: tuple[int, int], interpolation: int) -> np.ndarray:
+    if (image.shape[1], image.shape[0]) == size_wh:
+        return image
+    return cv2.resize(image, size_wh, interpolation=interpolation)
 
 
 def distort_colour(image: np.ndarray, hue: float, saturation: float, value: float) -> np.ndarray:

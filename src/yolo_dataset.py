@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError
+
+# Results are tables of numpy integers (image_id int64, category_id int32; a class that the file lacks gets
+# an id above its largest), so larger ones are refused here and not cut there.
+_ID_LIMIT, _CATEGORY_LIMIT, _SIDE_LIMIT = 2**63, 2**30, 2**31
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,12 @@ class DetectionSet:
     dropped: dict[str, int] = field(default_factory=dict)
 
     def describe(self) -> str:
-        """One line: pictures, objects, and what was left out."""
+        """One line: pictures, objects, ignored regions, and what was left out."""
         objects = sum(len(record.boxes) for record in self.records)
+        ignored = sum(len(record.ignored) for record in self.records)
         line = f"{self.ann_file}: {len(self.records)} pictures, {objects} objects"
+        if ignored:
+            line += f", {ignored} ignored regions"
         if self.dropped:
             line += "; left out: " + ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
         return line
@@ -114,21 +122,25 @@ def load_detection_set(
     boxes: dict = {image_id: [] for image_id in images}
     ignored: dict = {image_id: [] for image_id in images}
     for number, annotation in enumerate(document["annotations"]):
-        where = f"{ann_file}: annotation {annotation.get('id', number)}"
+        where = f"{ann_file}: annotation {_shown(annotation.get('id', number))}"
         image = images.get(_field(annotation, "image_id", f"{ann_file}: annotations[{number}]"))
         if image is None:
-            raise UserError(f"{where}: image_id {annotation['image_id']!r} is not among the images")
+            raise UserError(
+                f"{where}: image_id {_shown(repr(annotation['image_id']))} is not among the images"
+            )
         category = _field(annotation, "category_id", where)
         if category not in class_of:
-            raise UserError(f"{where}: category_id {category!r} is not among the categories; add it there")
+            raise UserError(
+                f"{where}: category_id {_shown(repr(category))} is not among the categories; add it there"
+            )
         box, fault = _clipped_box(_field(annotation, "bbox", where), image, where)
         if fault:
             if invalid_boxes == "error":
                 raise UserError(
-                    f"{where}: box {annotation['bbox']} {fault}; correct it, or invalid_boxes=drop"
+                    f"{where}: box {_shown(repr(annotation['bbox']))} {fault}; correct it, or invalid_boxes=drop"
                 )
             dropped[f"boxes: {fault}"] += 1
-        elif annotation.get("iscrowd") or annotation.get("ignore"):
+        elif _flag(annotation, "iscrowd", where) or _flag(annotation, "ignore", where):
             ignored[image["id"]].append(box)
         else:
             boxes[image["id"]].append((*box, class_of[category]))
@@ -153,7 +165,7 @@ def read_annotations(ann_file: Path) -> dict:
         UserError: no file, no JSON, a list is missing or there are no images.
     """
     try:
-        with Path(ann_file).open(encoding="utf-8") as handle:
+        with Path(ann_file).open(encoding="utf-8-sig") as handle:
             document = json.load(handle)
     except OSError as error:
         raise UserError(f"{ann_file}: cannot be read: {error.strerror}") from error
@@ -175,18 +187,20 @@ def read_annotations(ann_file: Path) -> dict:
 
 def _match_categories(categories, class_names, ann_file) -> tuple[tuple[int, ...], dict]:
     """COCO id of each class, and class of each COCO id; matched by name."""
-    id_of_name: dict = {}
+    id_of_name, seen = {}, set()
     for category in categories:
         name = str(_field(category, "name", f"{ann_file}: categories"))
-        category_id = _field(category, "id", f"{ann_file}: category {name}")
-        if not isinstance(category_id, int) or isinstance(category_id, bool):
-            raise UserError(f"{ann_file}: category {name}: id {category_id!r} is no whole number")
-        if name in id_of_name or category_id in id_of_name.values():
-            raise UserError(f"{ann_file}: category {name} (id {category_id}) is there twice")
+        where = f"{ann_file}: category {_shown(name)}"
+        category_id = _field(category, "id", where)
+        if not _is_whole(category_id, _CATEGORY_LIMIT):
+            raise UserError(f"{where}: id {_shown(repr(category_id))} is no whole number of normal size")
+        if name in id_of_name or category_id in seen:
+            raise UserError(f"{where} (id {category_id}) is there twice")
         id_of_name[name] = category_id
+        seen.add(category_id)
     unknown = [name for name in id_of_name if name not in class_names]
     if unknown:
-        shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
+        shown = ", ".join(map(_shown, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
         raise UserError(f"{ann_file}: categories that are not in labels: {shown}; set labels to your classes")
     missing = [name for name in class_names if name not in id_of_name]
     if len(missing) == len(class_names):
@@ -205,17 +219,22 @@ def _index_images(entries, ann_file) -> dict:
     for number, entry in enumerate(entries):
         where = f"{ann_file}: images[{number}]"
         image_id = _field(entry, "id", where)
-        if not isinstance(image_id, int) or isinstance(image_id, bool):
-            raise UserError(f"{where}: id {image_id!r} is no whole number")
+        if not _is_whole(image_id, _ID_LIMIT):
+            raise UserError(
+                f"{where}: id {_shown(repr(image_id))} is no whole number; file names are free, ids not"
+            )
         if image_id in images:
             raise UserError(f"{ann_file}: image id {image_id} is there twice")
         name = _field(entry, "file_name", where)
-        if not isinstance(name, str) or not name or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"{where}: file_name {name!r} must be a path inside the folder of pictures")
+        path = Path(name) if isinstance(name, str) else Path()
+        if not path.name or path.is_absolute() or ".." in path.parts:
+            raise UserError(f"{where}: file_name {_shown(name)} must be a path inside the folder of pictures")
         for key in ("width", "height"):
-            side = _field(entry, key, f"{where} ({name})")
-            if not isinstance(side, int) or isinstance(side, bool) or side < 1:
-                raise UserError(f"{where} ({name}): {key} {side!r} is no positive whole number")
+            side = _field(entry, key, f"{where} ({_shown(name)})")
+            if not _is_whole(side, _SIDE_LIMIT) or side < 1:
+                raise UserError(
+                    f"{where} ({_shown(name)}): {key} {_shown(repr(side))} is no positive whole number"
+                )
         images[image_id] = entry
     return images
 
@@ -223,9 +242,13 @@ def _index_images(entries, ann_file) -> dict:
 def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:
     """x1 y1 x2 y2 clipped to the picture, or why it is no box."""
     try:
-        x, y, w, h = (float(value) for value in bbox)
+        if not isinstance(bbox, list) or not all(type(value) in (int, float) for value in bbox):
+            raise TypeError  # text and JSON objects would pass through float() too
+        x, y, w, h = map(float, bbox)
     except (TypeError, ValueError, OverflowError):
-        raise UserError(f"{where}: bbox {bbox!r} is not four numbers [x, y, width, height]") from None
+        raise UserError(
+            f"{where}: bbox {_shown(repr(bbox))} is not four numbers [x, y, width, height]"
+        ) from None
     if not all(map(math.isfinite, (x, y, w, h))):
         return None, "not finite"
     if w <= 0 or h <= 0:
@@ -234,6 +257,8 @@ def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:
     x2, y2 = min(x + w, float(image["width"])), min(y + h, float(image["height"]))
     if x2 <= x1 or y2 <= y1:
         return None, "outside its picture"
+    if np.float32(x1) == np.float32(x2) or np.float32(y1) == np.float32(y2):
+        return None, "without area"  # as float32, in which boxes are kept
     return (x1, y1, x2, y2), ""
 
 
@@ -256,12 +281,18 @@ def _check_files(records, image_dir, ann_file) -> None:
     missing = [record.path for record in records if record.path.name not in present[record.path.parent]]
     if missing:
         raise UserError(
-            f"{ann_file}: {len(missing)} of its {len(records)} pictures are not in {image_dir}, first {missing[0]}"
+            f"{ann_file}: {len(missing)} of its {len(records)} pictures are not in {image_dir}, "
+            f"first {_shown(missing[0], 300)}"
         )
 
 
 def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    try:
+        return os.listdir(folder)  # noqa: PTH208 (names alone: half the time over a hundred thousand)
+    except PermissionError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError):  # no folder, or no name that a folder could have
+        return []
 
 
 def _field(entry: dict, key: str, where: str):
@@ -272,3 +303,22 @@ def _field(entry: dict, key: str, where: str):
     if isinstance(value, list | dict) and key != "bbox":
         raise UserError(f"{where}: '{key}' is a {type(value).__name__}")
     return value
+
+
+def _flag(entry: dict, key: str, where: str) -> bool:
+    """A 0 or 1 of a JSON object, 0 where it is missing; the text "0" would count as true otherwise."""
+    value = entry.get(key)
+    if value not in (None, 0, 1):
+        raise UserError(f"{where}: {key} {_shown(repr(value))} is neither 0 nor 1")
+    return bool(value)
+
+
+def _is_whole(value, limit: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -limit < value < limit
+
+
+def _shown(value, length: int = 80) -> str:
+    """A value of the file for a message: one printable line of bounded length."""
+    text = str(value)
+    text = text if len(text) <= length else text[:length] + "..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -130,6 +130,35 @@ def test_too_few_pictures_for_a_batch(tiles):
         train_loader(tiles, batch_size=6, rank=0, group_size=2)
 
 
+@pytest.mark.parametrize("annotations", [[], "crowds"])
+def test_nothing_to_learn_from(tiles, annotations):
+    """Pictures without objects are kept by default, but a training set of them alone is a mistake."""
+    _, file = tiles
+    document = json.loads(file.read_text())
+    if annotations == "crowds":
+        annotations = [{**entry, "iscrowd": 1} for entry in document["annotations"]]
+    file.write_text(json.dumps({**document, "annotations": annotations}))
+    with pytest.raises(UserError, match=r"train\.json: 10 pictures, 0 objects.*nothing to learn from"):
+        train_loader(tiles)
+
+
+def test_an_unforeseen_error_names_its_picture(tiles, monkeypatch):
+    def fails(image, *_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("src.transforms.place", fails)
+    with pytest.raises(RuntimeError, match=r"\d+\.png: MemoryError: no room"):
+        next(train_loader(tiles).epoch(0))
+
+
+def test_a_size_other_than_annotated_is_refused(tiles):
+    folder, _ = tiles
+    cv2.imwrite(str(folder / "4.png"), np.zeros((84, 101, 3), np.uint8))
+    dataset = load_detection_set(*tiles, NAMES)
+    with pytest.raises(UserError, match=r"4\.png: the picture is 101x84, its annotation says 100x84"):
+        list(EvalLoader(dataset, input_hw=(64, 96), batch_size=4))
+
+
 @pytest.mark.parametrize("content", [b"not a picture", None])
 def test_a_bad_picture_is_named_and_the_threads_end(tiles, content):
     folder, _ = tiles

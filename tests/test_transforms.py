@@ -117,8 +117,8 @@ def test_place_equals_resize_then_paste(new_wh, pad):
     image = cv2.GaussianBlur(rng.integers(0, 256, (60, 100, 3), np.uint8), (0, 0), 2)
     geometry = ResizeGeometry(new_wh[0] / 100, new_wh[1] / 60, *pad)
     ours = place(image, geometry, new_wh, (128, 160))
-    shrinks = new_wh[0] < 100 and new_wh[1] < 60
-    whole = cv2.resize(image, new_wh, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    whole = cv2.resize(image, (min(new_wh[0], 100), min(new_wh[1], 60)), interpolation=cv2.INTER_AREA)
+    whole = cv2.resize(whole, new_wh, interpolation=cv2.INTER_LINEAR)
     expected = np.full((128, 160, 3), 128, np.uint8)
     for row in range(128):
         for column in range(160):
@@ -126,6 +126,14 @@ def test_place_equals_resize_then_paste(new_wh, pad):
             if 0 <= y < new_wh[1] and 0 <= x < new_wh[0]:
                 expected[row, column] = whole[y, x]
     assert np.abs(ours.astype(int) - expected).max() <= 4  # warp and resize round differently
+
+
+def test_small_objects_do_not_vanish_where_one_axis_shrinks():
+    """Lines one pixel wide, each eighth column, shrunk eight times across while the picture grows in height."""
+    image = np.zeros((40, 320, 3), np.uint8)
+    image[:, 3::8] = 240
+    canvas = place(image, ResizeGeometry(1 / 8, 1.5), (40, 60), (60, 40))
+    assert (canvas == 30).all()  # 240 / 8 everywhere; samples between the lines would be black
 
 
 def test_colour_distortion_against_floats():

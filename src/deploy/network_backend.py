@@ -4,7 +4,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from src.checkpoint import load_network
 from src.config import Config
+from src.deploy.settings import ModelSettings
+from src.logger import get_logger
 from src.yolo import Normalize, YoloDecoder, YoloDetector, YoloV4
 
 
@@ -34,20 +37,23 @@ class _Predict(nn.Cell):
 
 
 class NetworkBackend:
-    """Decoded boxes from the network in memory."""
+    """Decoded boxes from the network in memory; a `src.deploy.backends.Backend`."""
 
     def __init__(self, network: YoloV4, config: Config):
-        self.network = network
+        self.network, self.settings = network, ModelSettings.from_config(config)
         decoder = YoloDecoder(config.anchor_scales, config.scale_x_y)
         self._predict = _Predict(
             Normalize(config.image_mean, config.image_std), YoloDetector(network, decoder)
         )
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
-        """Decoded maps of strides 32, 16, 8: (N, H, W, 3, 5 + classes) each, boxes x y w h in 0..1.
-
-        Args:
-            images: (N, 3, H, W) uint8 RGB.
-        """
+        """See `Backend`."""
         self.network.set_train(False)
         return [output.asnumpy() for output in self._predict(ms.Tensor(images))]
+
+
+def load_network_backend(config: Config) -> NetworkBackend:
+    """The network of the options with the weights of `pretrained` (UserError where they do not fit)."""
+    network = build_network(config)
+    get_logger().info("load %s", load_network(network, config.pretrained))
+    return NetworkBackend(network, config)

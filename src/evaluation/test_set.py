@@ -8,11 +8,11 @@ import numpy as np
 
 from src.atomic import write_json
 from src.config import Config
+from src.deploy.backends import open_model
 from src.errors import UserError
 from src.evaluation.session import (
     detect_in_set,
     evaluate_set,
-    load_backend,
     postprocess_options,
     start_folder,
 )
@@ -69,9 +69,9 @@ def detect_test_set(config: Config, runtime: Runtime) -> int:
     started = time.perf_counter()
     folder = start_folder(config, runtime)
     logger = get_logger()
+    backend, config = open_model(config)
     dataset, has_ids = load_test_set(config)
     logger.info(dataset.describe())
-    backend = load_backend(config)
     options = dataclasses.replace(
         postprocess_options(config),
         score_threshold=config.test_ignore_threshold,

@@ -123,7 +123,7 @@ class TrainLoader:
                 rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
                 yield [(int(index), epoch, self.shape(epoch, step)) for index in indices[rows]]
 
-        return _prefetch(jobs(), self._sample, self._collate, self.workers)
+        return prefetch(jobs(), self._sample, self._collate, self.workers)
 
     def _sample(self, index: int, epoch: int, input_hw: tuple[int, int]):
         rng = np.random.default_rng((self.seed, epoch, index))
@@ -135,7 +135,7 @@ class TrainLoader:
 
     def _augmented(self, rng, index, input_hw):
         record = self.dataset.records[index]
-        with _named(record.path):
+        with naming_picture(record.path):
             image = read_rgb(record.path, (record.width, record.height))
             return self.augment(rng, image, record.boxes, record.classes, input_hw)
 
@@ -198,10 +198,10 @@ class EvalLoader:
             for start in range(0, len(self.indices), self.batch_size):
                 yield [(self.dataset.records[i],) for i in self.indices[start : start + self.batch_size]]
 
-        return _prefetch(jobs(), self._sample, self._collate, self.workers)
+        return prefetch(jobs(), self._sample, self._collate, self.workers)
 
     def _sample(self, record: ImageRecord):
-        with _named(record.path):
+        with naming_picture(record.path):
             image = read_rgb(record.path, (record.width, record.height))
             return record, *self.resize(image, self.input_hw)
 
@@ -216,7 +216,7 @@ class EvalLoader:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def naming_picture(path: Path) -> Iterator[None]:
     """An unforeseen error in a thread says which picture it was about."""
     try:
         yield
@@ -232,7 +232,7 @@ def planes_first(image: np.ndarray, out: np.ndarray) -> None:
         cv2.extractChannel(image, channel, out[channel])
 
 
-def _prefetch(jobs: Iterator[list[tuple]], work: Callable, collate: Callable, workers: int) -> Iterator:
+def prefetch(jobs: Iterator[list[tuple]], work: Callable, collate: Callable, workers: int) -> Iterator:
     """`collate([work(*arguments) for each of a job])` for each job, in order, by threads, some jobs ahead."""
     cv2.setNumThreads(1)  # the threads below are the parallelism; more would fight over the cores
     pool = ThreadPoolExecutor(workers, thread_name_prefix="data")

@@ -11,8 +11,8 @@ from src.errors import UserError
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[str]]:
-    """A text file to write to; it appears under its name only when the block ends well.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path to write a file at; it gets its name only when the block ends well.
 
     Raises:
         UserError: the disk is full or the folder cannot be written to; what was there stays.
@@ -20,9 +20,8 @@ def atomic_write(path: Path) -> Iterator[IO[str]]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.writing")
     try:
-        with temporary.open("w", encoding="utf-8") as handle:
-            yield handle
-            handle.flush()
+        yield temporary
+        with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
@@ -34,6 +33,13 @@ def atomic_write(path: Path) -> Iterator[IO[str]]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[str]]:
+    """A text file to write to; it appears under its name only when the block ends well (see `atomic_path`)."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        yield handle
 
 
 def write_json(path: Path, document, indent: int | None = None) -> None:

@@ -175,13 +175,13 @@ def suppress(
             row, _ = pairs.over(block, kept[part : part + _PART])
             if len(row):
                 block = np.delete(block, row)
-        kept = np.concatenate([kept, block[_greedy(len(block), *pairs.over(block, block))]])
+        kept = np.concatenate([kept, block[keep_greedily(len(block), *pairs.over(block, block))]])
         if len(kept) >= limit:
             break
     return order[kept[:limit]]
 
 
-def _greedy(count: int, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+def keep_greedily(count: int, row: np.ndarray, column: np.ndarray) -> np.ndarray:
     """(count,) bool: who is kept, where `row` is dropped by `column` if `column` < `row` is kept itself."""
     later = column < row
     row, column = row[later], column[later]

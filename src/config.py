@@ -134,6 +134,21 @@ def load_config(
     return config
 
 
+def overlay(config: Config, values: Mapping[str, Any], origin: str) -> Config:
+    """The options with values from a file laid over them, checked as those of a YAML are.
+
+    Raises:
+        UserError: wrong type, value that is not allowed or an impossible combination; names `origin`.
+    """
+    defaults, _, allowed = _read_defaults()
+    values = {key: _convert(key, raw, defaults[key], f"{origin}: ") for key, raw in values.items()}
+    for key in values:
+        if key in allowed:
+            _check_allowed(key, values[key], allowed[key], origin)
+    origins = {**config.origins, **dict.fromkeys(values, origin)}
+    return _check_combinations(Config({**config, **values}, origins))
+
+
 def _read_defaults() -> tuple[dict, dict, dict]:
     """The three documents of the default file: values, help by group, allowed values."""
     try:

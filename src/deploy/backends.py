@@ -46,7 +46,7 @@ def open_model(config: Config) -> tuple[Backend, Config]:
     if ending == ".ckpt":
         from src.deploy.network_backend import load_network_backend
 
-        return load_network_backend(config), config
+        return load_network_backend(config)
     if ending == ".onnx":
         run, settings = _open_onnx(path)
     else:

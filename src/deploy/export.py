@@ -16,7 +16,7 @@ from src.config import Config
 from src.cspdarknet53 import ComposedMish
 from src.deploy.backends import ONNX_METADATA
 from src.deploy.fold import fold_batch_norm
-from src.deploy.network_backend import build_network
+from src.deploy.network_backend import build_network, with_checkpoint_options
 from src.deploy.settings import DECODED, DETECTIONS, RAW, ModelSettings, write_settings
 from src.errors import UserError
 from src.logger import get_logger
@@ -93,6 +93,7 @@ def export_model(config: Config) -> Path:
     source = config.ckpt_file or config.pretrained
     if not source:
         raise UserError("ckpt_file: not set; give the checkpoint, --ckpt_file=FILE")
+    config = with_checkpoint_options(config, source)
     if config.file_format == "AIR" and config.device_target != "Ascend":
         raise UserError(
             f"file_format: AIR is written on Ascend alone, device_target is {config.device_target}; "

@@ -10,8 +10,8 @@ from pathlib import Path
 from src.atomic import atomic_write
 from src.config import Config
 from src.deploy.backends import Backend, open_model
-from src.deploy.pictures import Failure, PictureLoader, list_pictures, split_by_size
 from src.deploy.merge import MergeOptions
+from src.deploy.pictures import Failure, PictureLoader, list_pictures, split_by_size
 from src.deploy.results import FORMATS, PictureResult, write_results
 from src.deploy.scenes import SceneOptions, detect_scene, draw_preview, write_scene_maps
 from src.errors import UserError

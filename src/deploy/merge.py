@@ -127,7 +127,9 @@ class _Parts:
     cut: np.ndarray
 
     def take(self, rows) -> "_Parts":
-        return _Parts(self.boxes[rows], self.scores[rows], self.classes[rows], self.tile[rows], self.cut[rows])
+        return _Parts(
+            self.boxes[rows], self.scores[rows], self.classes[rows], self.tile[rows], self.cut[rows]
+        )
 
     def without(self, dropped: np.ndarray) -> "_Parts":
         return self.take(np.flatnonzero(~dropped))

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from src.atomic import atomic_write
-from src.config import Config
+from src.config import Config, overlay
 from src.errors import UserError
 
 RAW, DECODED, DETECTIONS = "raw", "decoded", "detections"
@@ -111,27 +111,28 @@ class ModelSettings:
         """The options with what the model fixes; a client need not repeat them.
 
         Raises:
-            UserError: `labels` was set, to other classes than the model's.
+            UserError: `labels` was set, to other classes than the model's; or settings that make no network.
         """
         if config.origins["labels"] != "default" and tuple(config.labels) != self.class_names:
             raise UserError(
                 f"labels: {len(config.labels)} classes are set ({config.origins['labels']}), the model has "
                 f"{len(self.class_names)} others or in another order; leave labels out, the model knows its own"
             )
-        changes = {"tile_size": self.tile_size} if not config.tile_size else {}
+        fixed = {
+            "labels": list(self.class_names),
+            "anchor_scales": [list(anchor) for anchor in self.anchors],
+            "scale_x_y": list(self.scale_x_y),
+            "image_mean": list(self.image_mean),
+            "image_std": list(self.image_std),
+            "test_img_shape": list(self.input_hw),
+            "testing_shape": "",
+            "letterbox": self.letterbox,
+        }
+        if not config.tile_size:
+            fixed["tile_size"] = self.tile_size
         if self.batch_size:  # or batches would be filled up with repeats
-            changes.update(batch_size=self.batch_size, eval_batch_size=self.batch_size)
-        return config.replace(
-            labels=list(self.class_names),
-            anchor_scales=[list(anchor) for anchor in self.anchors],
-            scale_x_y=list(self.scale_x_y),
-            image_mean=list(self.image_mean),
-            image_std=list(self.image_std),
-            test_img_shape=list(self.input_hw),
-            testing_shape="",
-            letterbox=self.letterbox,
-            **changes,
-        )
+            fixed.update(batch_size=self.batch_size, eval_batch_size=self.batch_size)
+        return overlay(config, fixed, "the model's settings")
 
 
 def _one_of(value, allowed: tuple[str, ...]) -> str:

@@ -19,7 +19,7 @@ from src.errors import UserError
 STATE_KEY = "train_state"
 UNUSED_BRANCH = ("feature_map.backblock0.conv5.", "feature_map.backblock0.conv6.")
 # Momentum keeps its velocity under `moments.<name>` in the model zoo and `momentum`-like names elsewhere.
-OPTIMIZER_PREFIXES = ("moments.", "moment1.", "moment2.", "accum.", "stat.")
+OPTIMIZER_PREFIXES = ("moments.", "moment1.", "moment2.", "accum.", "stat.", "ema.", "amp_", "ema_")
 OPTIMIZER_NAMES = (
     "beta1_power",
     "beta2_power",
@@ -44,9 +44,12 @@ class LoadReport:
     optimizer: list[str] = field(default_factory=list)
     filtered: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
+    averaged: bool = False
 
     def __str__(self) -> str:
         parts = [f"{self.path}: {len(self.matched)} parameters matched"]
+        if self.averaged:
+            parts.append("their moving averages taken")
         if self.unused_branch:
             parts.append(f"{len(self.unused_branch)} of the published code's unused branch left out")
         if self.filtered:
@@ -114,13 +117,16 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | Non
     return values, state
 
 
-def load_network(network: nn.Cell, path: str | Path, *, skip: tuple[str, ...] = ()) -> LoadReport:
+def load_network(
+    network: nn.Cell, path: str | Path, *, skip: tuple[str, ...] = (), average: bool = True
+) -> LoadReport:
     """Load every parameter of a YOLOv4 network from a checkpoint.
 
     Args:
         network: cell whose parameter names are the published ones.
         path: checkpoint; names may carry `yolo_network.` in front.
         skip: names that keep their present values (`checkpoint_filter_list` under `filter_weight`).
+        average: take the moving averages (`ema.<name>`) where the checkpoint has them.
 
     Raises:
         UserError: a parameter is missing in the file or has another shape there.
@@ -128,6 +134,10 @@ def load_network(network: nn.Cell, path: str | Path, *, skip: tuple[str, ...] = 
     values, _ = read_checkpoint(path)
     report = LoadReport(Path(path))
     found: dict[str, np.ndarray] = {}
+    averages = {name.removeprefix("ema."): value for name, value in values.items() if name.startswith("ema.")}
+    if averages and average:
+        report.averaged = True
+        values = {**values, **averages}
     for raw_name, value in values.items():
         name = raw_name.removeprefix("yolo_network.")
         if is_optimizer_name(name):

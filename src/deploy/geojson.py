@@ -20,7 +20,8 @@ def map_corners(boxes: np.ndarray, transform) -> np.ndarray:
     x1, y1, x2, y2 = np.asarray(boxes, np.float64).reshape(-1, 4).T
     x, y = np.stack([x1, x1, x2, x2], axis=1), np.stack([y1, y2, y2, y1], axis=1)
     corners = np.stack(
-        [transform.a * x + transform.b * y + transform.c, transform.d * x + transform.e * y + transform.f], axis=2
+        [transform.a * x + transform.b * y + transform.c, transform.d * x + transform.e * y + transform.f],
+        axis=2,
     )
     return _counter_clockwise(corners)
 
@@ -86,7 +87,9 @@ def write_geojson(path: Path, found: Detections, class_names, corners: np.ndarra
                 found.scores[rows].tolist(),
                 found.boxes[rows].tolist(),
             )
-            lines = ",\n".join(form % (*place, names[label], score, *box) for place, label, score, box in columns)
+            lines = ",\n".join(
+                form % (*place, names[label], score, *box) for place, label, score, box in columns
+            )
             handle.write(separator + lines)
             separator = ",\n"
         handle.write("\n]}\n")

@@ -237,7 +237,11 @@ def _palette(dataset, bands) -> np.ndarray | None:
     """(256, 3) uint8 colours of a palette picture."""
     from rasterio.enums import ColorInterp
 
-    if dataset.colorinterp[0] != ColorInterp.palette or dataset.dtypes[0] != "uint8" or bands not in (None, (1,)):
+    if (
+        dataset.colorinterp[0] != ColorInterp.palette
+        or dataset.dtypes[0] != "uint8"
+        or bands not in (None, (1,))
+    ):
         return None
     colours = np.zeros((256, 3), np.uint8)
     for index, colour in dataset.colormap(1).items():
@@ -258,7 +262,9 @@ def _choose_bands(path: Path, dataset, bands: tuple[int, ...] | None) -> tuple[i
             )
         return tuple(bands)
     colours = dataset.colorinterp
-    named = [colours.index(c) + 1 for c in (ColorInterp.red, ColorInterp.green, ColorInterp.blue) if c in colours]
+    named = [
+        colours.index(c) + 1 for c in (ColorInterp.red, ColorInterp.green, ColorInterp.blue) if c in colours
+    ]
     if len(named) == 3:
         return tuple(named)
     shown = [number for number, colour in enumerate(colours, start=1) if colour != ColorInterp.alpha]
@@ -266,7 +272,9 @@ def _choose_bands(path: Path, dataset, bands: tuple[int, ...] | None) -> tuple[i
         return tuple(shown[:3])
     if len(shown) == 1:
         return tuple(shown)
-    raise UserError(f"{path}: {len(shown)} bands; choose one to be shown as grey, or three, --bands=1 or --bands=1,2,2")
+    raise UserError(
+        f"{path}: {len(shown)} bands; choose one to be shown as grey, or three, --bands=1 or --bands=1,2,2"
+    )
 
 
 def _check_complete(path: Path, dataset, bands) -> None:
@@ -275,7 +283,11 @@ def _check_complete(path: Path, dataset, bands) -> None:
         return
     rows, columns = dataset.block_shapes[0]
     down, across = -(-dataset.height // rows), -(-dataset.width // columns)
-    bands = sorted(set(bands)) if dataset.interleaving is not None and dataset.interleaving.name == "band" else [1]
+    bands = (
+        sorted(set(bands))
+        if dataset.interleaving is not None and dataset.interleaving.name == "band"
+        else [1]
+    )
     if down * across * len(bands) > _MOST_LOOKUPS:
         return
     size = path.stat().st_size
@@ -287,7 +299,9 @@ def _check_complete(path: Path, dataset, bands) -> None:
                     continue
                 length = dataset.get_tag_item(f"BLOCK_SIZE_{x}_{y}", "TIFF", band)
                 if int(place) + int(length or 0) > size:
-                    raise UserError(f"{path}: truncated, pixels from y={y * rows} on are missing; copy it again")
+                    raise UserError(
+                        f"{path}: truncated, pixels from y={y * rows} on are missing; copy it again"
+                    )
 
 
 def _stretched(plane: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -123,7 +123,9 @@ def detect_scene(
         )  # fmt: skip
 
 
-def _detect_tiles(predict, loader: SceneTiles, post: PostprocessOptions, name: str) -> tuple[TileDetections, int]:
+def _detect_tiles(
+    predict, loader: SceneTiles, post: PostprocessOptions, name: str
+) -> tuple[TileDetections, int]:
     """Detections of all tiles in scene pixels, and how many tiles were not skipped."""
     boxes, scores, classes, tile = [np.zeros((0, 4))], [np.zeros(0, np.float32)], [np.zeros(0, np.int32)], []
     counts, capped, seen, skipped = [], 0, 0, 0
@@ -186,5 +188,9 @@ def draw_preview(result: SceneDetections) -> np.ndarray:
     shown = slice(0, _MOST_DRAWN)
     found = result.found
     return draw_boxes(
-        result.preview, found.boxes[shown] * scale, found.classes[shown], result.class_names, found.scores[shown]
+        result.preview,
+        found.boxes[shown] * scale,
+        found.classes[shown],
+        result.class_names,
+        found.scores[shown],
     )

@@ -58,9 +58,13 @@ def find_places(dataset: DetectionSet) -> tuple[dict[int, TilePlace], dict[str, 
         if {"scene", "offset", "scene_size"} <= entry.keys():
             scene, (x, y), (width, height) = str(entry["scene"]), entry["offset"], entry["scene_size"]
             if not (0 <= x < width and 0 <= y < height):
-                raise UserError(f"{dataset.ann_file}: {record.path.name} has an offset outside of its scene_size")
+                raise UserError(
+                    f"{dataset.ann_file}: {record.path.name} has an offset outside of its scene_size"
+                )
         else:
-            scene, x, y = (name["scene"], int(name["x"]), int(name["y"])) if name else (record.path.stem, 0, 0)
+            scene, x, y = (
+                (name["scene"], int(name["x"]), int(name["y"])) if name else (record.path.stem, 0, 0)
+            )
             width, height = x + record.width, y + record.height
         known = sizes.get(scene, (0, 0))
         sizes[scene] = max(known[0], width), max(known[1], height)
@@ -125,7 +129,9 @@ def write_submission(scenes: Mapping[str, Detections], class_names, path: Path) 
     """
     spaced = next((scene for scene in scenes if len(scene.split()) != 1), None)
     if spaced is not None:
-        raise UserError(f"scene {spaced!r}: DOTA's format has no place for a space in a name; rename the file")
+        raise UserError(
+            f"scene {spaced!r}: DOTA's format has no place for a space in a name; rename the file"
+        )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -160,7 +166,9 @@ def read_submission(path: Path, class_names) -> dict[str, Detections]:
             for entry in sorted(archive.namelist()):
                 name = entry.removeprefix("Task2_").removesuffix(".txt")
                 if f"Task2_{name}.txt" != entry or name not in class_names:
-                    raise UserError(f"{path}: {entry}: expected Task2_<class>.txt of {', '.join(class_names)}")
+                    raise UserError(
+                        f"{path}: {entry}: expected Task2_<class>.txt of {', '.join(class_names)}"
+                    )
                 label = list(class_names).index(name)
                 for number, line in enumerate(archive.read(entry).decode().splitlines(), start=1):
                     words = line.split()

@@ -207,9 +207,4 @@ def test_perfect_tiles_give_back_the_objects(seed, count):
             if (part[2:] - part[:2] >= 1).all():
                 rows.append((number, 0, rng.uniform(0.3, 1), *part))
     found = merged(rows, windows=windows, scene=(340, 340))
-    assert len(found) == len(objects)
-    found = np.array([box[2:] for box in found])
-    for box in np.array(objects, float):
-        # A part that ends nearer to a seam than 5 % of its side counts as cut there.
-        near = np.abs(found - box) <= 2 + 0.05 * np.tile(box[2:] - box[:2], 2)
-        assert near.all(axis=1).sum() == 1
+    assert sorted(box[2:] for box in found) == sorted(tuple(map(float, box)) for box in objects)

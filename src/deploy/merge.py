@@ -47,6 +47,9 @@ class MergeOptions:
             raise ValueError(f"method {self.method!r}: nms or weighted")
 
 
+DEFAULT_MERGE = MergeOptions()
+
+
 @dataclass(frozen=True)
 class TileDetections:
     """Detections of all tiles of a scene, in scene pixels.
@@ -63,15 +66,15 @@ class TileDetections:
     scene_wh: tuple[int, int]
 
 
-def merge_scene(found: TileDetections, options: MergeOptions = MergeOptions()) -> Detections:
+def merge_scene(found: TileDetections, options: MergeOptions = DEFAULT_MERGE) -> Detections:
     """Detections of the scene, best first."""
     boxes = np.asarray(found.boxes, np.float64).reshape(-1, 4)
     scores, classes = np.asarray(found.scores, np.float32), np.asarray(found.classes, np.int32)
     parts = _Parts(boxes, scores, classes, np.asarray(found.tile, np.int64), _cut_sides(found, options))
-    parts = parts.without(_shown_better(parts))
+    parts = _drop_pieces(parts)
     if parts.cut.any():
         parts = _join(parts, np.asarray(found.windows, np.float64), options.edge_tolerance)
-        parts = parts.without(_shown_better(parts))
+        parts = _drop_pieces(parts)
     order = np.argsort(-parts.scores, kind="stable")
     parts = parts.take(order)
     kept, boxes = suppress_views(
@@ -144,18 +147,27 @@ def _cut_sides(found: TileDetections, options: MergeOptions) -> np.ndarray:
     return inner[found.tile] & (np.abs(boxes - windows[found.tile]) <= tolerance)
 
 
-def _shown_better(parts: _Parts) -> np.ndarray:
-    """(n,) bool: cut boxes of which a box of another tile shows the object whole, or more of it."""
+def _drop_pieces(parts: _Parts) -> _Parts:
+    """Without the cut boxes of which a box of another tile shows the object whole, or more of it.
+
+    Where that other box is cut and the dropped one is not, the dropped one knows where the object ends.
+    """
     is_cut = parts.cut.any(axis=1)
-    dropped = np.zeros(len(is_cut), bool)
     if not is_cut.any():
-        return dropped
-    tile = parts.tile
+        return parts
+    tile, boxes, cut = parts.tile, parts.boxes.copy(), parts.cut.copy()
+    dropped = np.zeros(len(is_cut), bool)
     for a, b in intersecting_pairs(parts.boxes, parts.classes):
         apart = (is_cut[a] | is_cut[b]) & ((tile[a] != tile[b]) | (tile[a] == JOINED))
         for piece, other in ((a[apart], b[apart]), (b[apart], a[apart])):
-            dropped[piece[_shows_more(parts, is_cut, piece, other)]] = True
-    return dropped
+            more = _shows_more(parts, is_cut, piece, other)
+            piece, other = piece[more], other[more]
+            dropped[piece] = True
+            for side, outermost in enumerate((np.minimum, np.minimum, np.maximum, np.maximum)):
+                knows = parts.cut[other, side] & ~parts.cut[piece, side]
+                outermost.at(boxes[:, side], other[knows], parts.boxes[piece[knows], side])
+                cut[other[knows], side] = False
+    return _Parts(boxes, parts.scores, parts.classes, tile, cut).without(dropped)
 
 
 def _shows_more(parts: _Parts, is_cut: np.ndarray, piece: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -160,7 +160,10 @@ def test_tiles_cover_the_scene_and_batches_have_one_shape(tmp_path):
                 SceneTiles(raster, input_hw=INPUT_HW, batch_size=1, **options)
 
 
-def write_tif(path, image, transform=Affine(0.5, 0, 448000, 0, -0.5, 5412000), crs="EPSG:32631", **options):
+NORTH_UP = Affine(0.5, 0, 448000, 0, -0.5, 5412000)
+
+
+def write_tif(path, image, transform=NORTH_UP, crs="EPSG:32631", **options):
     height, width = image.shape[:2]
     shape = {"driver": "GTiff", "count": 3, "height": height, "width": width, "dtype": "uint8"}
     with rasterio.open(path, "w", **shape, crs=crs, transform=transform, **options) as dataset:
@@ -225,7 +228,7 @@ ROTATED = Affine(0.5 * COS, 0.5 * SIN, 448000, 0.5 * SIN, -0.5 * COS, 5412000)
 SOUTH_UP = Affine(0.5, 0, 448000, 0, 0.5, 5412000)
 
 
-@pytest.mark.parametrize("transform", [Affine(0.5, 0, 448000, 0, -0.5, 5412000), ROTATED, SOUTH_UP])
+@pytest.mark.parametrize("transform", [NORTH_UP, ROTATED, SOUTH_UP])
 def test_geojson_lies_on_the_map_where_the_objects_are(tmp_path, transform):
     """Read by GDAL's own reader; compared with corners computed by hand, to a tenth of a pixel."""
     boxes, classes = scatter(np.random.default_rng(3), 700, 600, 25, 120)

@@ -11,11 +11,13 @@ def main(config: Config) -> int:
     """Run the evaluation that the options describe; the exit code."""
     from src.evaluation.session import evaluate_checkpoint
     from src.modelarts import modelarts_session
-    from src.runtime import setup_runtime
+    from src.runtime import setup_inference
 
     with modelarts_session(config) as config:
-        return evaluate_checkpoint(config, setup_runtime(config))
+        return evaluate_checkpoint(config, setup_inference(config))
 
 
 if __name__ == "__main__":
-    run_entry_point(main, groups=("Run", "Data", "Network", "Evaluation", "ModelArts"), description=__doc__)
+    run_entry_point(
+        main, groups=("Run", "Data", "Network", "Evaluation", "Inference", "ModelArts"), description=__doc__
+    )

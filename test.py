@@ -11,16 +11,16 @@ def main(config: Config) -> int:
     """Run the test that the options describe; the exit code."""
     from src.evaluation.test_set import detect_test_set
     from src.modelarts import modelarts_session
-    from src.runtime import setup_runtime
+    from src.runtime import setup_inference
 
     with modelarts_session(config) as config:
-        return detect_test_set(config, setup_runtime(config))
+        return detect_test_set(config, setup_inference(config))
 
 
 if __name__ == "__main__":
     run_entry_point(
         main,
-        groups=("Run", "Data", "Network", "Evaluation", "Test", "ModelArts"),
+        groups=("Run", "Data", "Network", "Evaluation", "Test", "Scenes", "ModelArts"),
         description=__doc__,
         aliases={"iou_thres": "test_nms_thresh"},
     )

@@ -34,11 +34,11 @@ prepare_venv() { # REQUIREMENTS
         echo "making $ROOT/.venv"
         "$base" -m venv "$ROOT/.venv" || die "python -m venv failed; on Debian: apt-get install python3-venv"
     fi
-    if ! cmp -s <(cat "$ROOT/requirements.txt" "$ROOT/$1") "$stamp"; then
+    if ! cmp -s <(cat "$ROOT"/requirements*.txt) "$stamp"; then
         echo "installing $1"
         "$ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$1" ||
             die "the installation of $1 failed; see the lines above"
-        cat "$ROOT/requirements.txt" "$ROOT/$1" > "$stamp"
+        cat "$ROOT"/requirements*.txt > "$stamp"
     fi
 }
 

@@ -25,6 +25,7 @@ rm -rf "$OUT/run"
 "$PYTHON" train.py --config_path "$CONFIG" --data_dir "$OUT/tiles" --ckpt_path "$OUT/run" "$@"
 
 echo "== 4/4 evaluating the best checkpoint on held-out scenes"
+rm -rf "$OUT/eval"
 BEST=$(ls "$OUT"/run/*/ckpt_0/best_map.ckpt)
 "$PYTHON" eval.py --config_path "$CONFIG" --data_dir "$OUT/tiles" --pretrained "$BEST" \
     --log_path "$OUT/eval" --result_view 1

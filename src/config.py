@@ -103,7 +103,8 @@ def load_config(
         argv: command line without the program's name; None takes that of the process.
         groups: groups of options that `--help` shows; all options are accepted. Empty shows all.
         description: what the entry point does, for `--help`.
-        aliases: names of this entry point beside `ALIASES`.
+        aliases: names of this entry point beside `ALIASES`; one that is an option too hides it on the
+            command line.
 
     Raises:
         UserError: unknown key, wrong type, value that is not allowed or an impossible combination.
@@ -131,6 +132,21 @@ def load_config(
             print(f"{key:<{width}} = {config[key]!r}  ({config.origins[key]})")
         raise SystemExit(0)
     return config
+
+
+def overlay(config: Config, values: Mapping[str, Any], origin: str) -> Config:
+    """The options with values from a file laid over them, checked as those of a YAML are.
+
+    Raises:
+        UserError: wrong type, value that is not allowed or an impossible combination; names `origin`.
+    """
+    defaults, _, allowed = _read_defaults()
+    values = {key: _convert(key, raw, defaults[key], f"{origin}: ") for key, raw in values.items()}
+    for key in values:
+        if key in allowed:
+            _check_allowed(key, values[key], allowed[key], origin)
+    origins = {**config.origins, **dict.fromkeys(values, origin)}
+    return _check_combinations(Config({**config, **values}, origins))
 
 
 def _read_defaults() -> tuple[dict, dict, dict]:
@@ -188,6 +204,8 @@ def _parse_command_line(
         shown = not groups or title in groups
         group = parser.add_argument_group(title) if shown else parser
         for key, text in options.items():
+            if key in aliases:  # its name means another option in this entry point
+                continue
             flag = isinstance(defaults[key], bool)
             group.add_argument(
                 f"--{key}",
@@ -229,9 +247,10 @@ def _shown_default(default: Any) -> str:
 
 def _known_key(key: str, defaults: Mapping, aliases: Mapping, where: str) -> str:
     """The real name of an option; an unknown one is an error that suggests the nearest."""
-    key = aliases.get(key, key)
     if key in defaults:
         return key
+    if key in aliases:
+        return aliases[key]
     near = difflib.get_close_matches(str(key), [*defaults, *aliases, "config_path"], n=1)
     hint = f"; did you mean {near[0]}?" if near else "; see --help for the options"
     raise UserError(f"{where}{key}: unknown option{hint}")

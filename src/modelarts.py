@@ -27,6 +27,7 @@ from src.logger import get_logger, setup_logger
 from src.object_storage import PARTIAL, TRANSFERS, Entry, FolderStore, open_store, redact
 from src.upload_guard import upload_guard
 
+RESULTS = ("ckpt_path", "log_path", "file_name")  # options that name what a run writes
 UPLOAD_WAITS = (1.0, 5.0)  # seconds before the second and the third attempt
 
 
@@ -35,7 +36,7 @@ def modelarts_session(config: Config) -> Iterator[Config]:
     """Bring data in, yield the options with their paths in the cloud job's folders, take results out.
 
     `data_url` goes to `data_path` (its zip is unpacked there), `checkpoint_url` to `load_path`, and with
-    `resume` what earlier runs left at `train_url` to `output_path`. `ckpt_path` and `log_path` become folders
+    `resume` what earlier runs left at `train_url` to `output_path`. What `RESULTS` names becomes a place
     below `output_path`, which is uploaded to `train_url` at the end. A process that fails uploads at once; of
     those that end well, the last one of the host does; for one that is killed, its watchman does
     (`src.upload_guard`).
@@ -60,7 +61,7 @@ def modelarts_session(config: Config) -> Iterator[Config]:
     output = _make_folder(config.output_path, "output_path")
     if results is not None and config.resume:
         bring_back(results, output)
-    inner = config.replace(**{key: _below_output(config, key) for key in ("ckpt_path", "log_path")})
+    inner = config.replace(**{key: _below_output(config, key) for key in RESULTS})
     if results is None:
         yield inner
         return
@@ -106,7 +107,7 @@ def _check_options(config: Config) -> None:
             raise UserError(
                 f"{one}: {folders[one]} and {other} {folders[other]} lie in each other; give two separate folders"
             )
-    for key in ("ckpt_path", "log_path"):
+    for key in RESULTS:
         _below_output(config, key)
 
 
@@ -123,7 +124,7 @@ def _overlap(one: Path, other: Path) -> bool:
 
 
 def _below_output(config: Config, key: str) -> str:
-    """`ckpt_path` or `log_path` as a folder of `output_path`, so that it is uploaded."""
+    """An option of `RESULTS` as a place in `output_path`, so that it is uploaded."""
     output = Path(os.path.abspath(config.output_path))  # noqa: PTH100 (links stay)
     place = Path(os.path.abspath(output / config[key]))  # noqa: PTH100
     if place != output and output not in place.parents:

@@ -43,6 +43,20 @@ def guard_cpu_kernels() -> None:
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
+def setup_inference(config: Config) -> Runtime:
+    """As `setup_runtime`, but without MindSpore where another runtime runs the model of `pretrained`."""
+    from src.deploy.backends import runs_without_mindspore
+
+    if not is_launched() and runs_without_mindspore(config):
+        return Runtime()
+    return setup_runtime(config)
+
+
+def is_launched() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return any(os.environ.get(name) for name in LAUNCHER_VARIABLES)
+
+
 def setup_runtime(config: Config) -> Runtime:
     """Choose the device, join the job's other processes and seed MindSpore.
 
@@ -68,7 +82,7 @@ def setup_runtime(config: Config) -> Runtime:
             "use --device_target CPU, or install MindSpore for that device"
         ) from error
     ms.set_seed(config.seed)
-    if not (config.is_distributed and any(os.environ.get(name) for name in LAUNCHER_VARIABLES)):
+    if not (config.is_distributed and is_launched()):
         return Runtime()
     from mindspore import communication
 

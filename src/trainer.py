@@ -19,7 +19,7 @@ from src.checkpoint import (
 from src.collectives import start_time
 from src.config import Config
 from src.data_loader import TrainLoader
-from src.deploy.network_backend import NetworkBackend, build_network
+from src.deploy.network_backend import NETWORK_OPTIONS, NetworkBackend, build_network
 from src.distributed_sampler import DistributedSampler
 from src.errors import UserError
 from src.evaluation.session import evaluate_set, load_validation_set
@@ -237,7 +237,7 @@ class Trainer:
             "seed": self.config.seed,
             "best_map": self.best_map,
             "best_epoch": self.best_epoch,
-            "labels": list(self.config.labels),
+            "options": {key: self.config[key] for key in NETWORK_OPTIONS},
         }
         parameters = [*self.network.get_parameters(), *optimizer_slots(self.optimizer)]
         target = path or self.checkpoint_folder / f"{self.runtime.rank}-{epoch}_{self.step}.ckpt"

@@ -66,7 +66,7 @@ def resolve_set(data_dir: str | Path, split: str, ann_file: str | Path = "") -> 
         data_dir: folder with annotations/{split}.json and {split}/, or annotations/instances_{split}2017.json
             and {split}2017/.
         split: train, val or test.
-        ann_file: an annotation file elsewhere.
+        ann_file: an annotation file elsewhere; `data_dir` may then be the folder of the pictures itself.
 
     Raises:
         UserError: names all that was looked for.
@@ -81,6 +81,7 @@ def resolve_set(data_dir: str | Path, split: str, ann_file: str | Path = "") -> 
     files = [root / "annotations" / name for name in (names if split == "test" else names[:2])]
     if str(ann_file):
         files = [Path(ann_file)]
+        folders.append(root)
     return _first(folders, Path.is_dir, "folder"), _first(files, Path.is_file, "file")
 
 

@@ -4,8 +4,46 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.config import Config
+from src.checkpoint import load_network, read_checkpoint
+from src.config import Config, overlay
+from src.deploy.settings import ModelSettings
+from src.logger import get_logger
 from src.yolo import Normalize, YoloDecoder, YoloDetector, YoloV4
+
+# What our checkpoints carry, so that nobody has to repeat it.
+NETWORK_OPTIONS = (
+    "labels",
+    "anchor_scales",
+    "scale_x_y",
+    "image_mean",
+    "image_std",
+    "backbone_input_shape",
+    "backbone_shape",
+    "backbone_layers",
+    "backbone_activation",
+    "neck_activation",
+    "lateral_kernel",
+    "tile_size",
+    "testing_shape",
+    "test_img_shape",
+    "letterbox",
+)
+
+
+def with_checkpoint_options(config: Config, path: str) -> Config:
+    """The options, where they are defaults, as the run had them that wrote a checkpoint of ours.
+
+    Raises:
+        UserError: no readable checkpoint.
+    """
+    _, state = read_checkpoint(path)
+    carried = (state or {}).get("options", {})
+    if any(config.origins[key] != "default" for key in ("testing_shape", "test_img_shape")):
+        carried = {
+            key: value for key, value in carried.items() if key not in ("testing_shape", "test_img_shape")
+        }
+    chosen = {key for key in NETWORK_OPTIONS if config.origins[key] == "default"}
+    return overlay(config, {key: value for key, value in carried.items() if key in chosen}, path)
 
 
 def build_network(config: Config) -> YoloV4:
@@ -34,20 +72,28 @@ class _Predict(nn.Cell):
 
 
 class NetworkBackend:
-    """Decoded boxes from the network in memory."""
+    """Decoded boxes from the network in memory; a `src.deploy.backends.Backend`."""
 
     def __init__(self, network: YoloV4, config: Config):
-        self.network = network
+        self.network, self.settings = network, ModelSettings.from_config(config)
         decoder = YoloDecoder(config.anchor_scales, config.scale_x_y)
         self._predict = _Predict(
             Normalize(config.image_mean, config.image_std), YoloDetector(network, decoder)
         )
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
-        """Decoded maps of strides 32, 16, 8: (N, H, W, 3, 5 + classes) each, boxes x y w h in 0..1.
-
-        Args:
-            images: (N, 3, H, W) uint8 RGB.
-        """
+        """See `Backend`."""
         self.network.set_train(False)
         return [output.asnumpy() for output in self._predict(ms.Tensor(images))]
+
+
+def load_network_backend(config: Config) -> tuple[NetworkBackend, Config]:
+    """The network of the checkpoint `pretrained`, and the options as it completes them.
+
+    Raises:
+        UserError: no readable checkpoint, or weights that do not fit the options.
+    """
+    config = with_checkpoint_options(config, config.pretrained)
+    network = build_network(config)
+    get_logger().info("load %s", load_network(network, config.pretrained))
+    return NetworkBackend(network, config), config

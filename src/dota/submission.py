@@ -37,6 +37,11 @@ class TilePlace:
     height: int
 
 
+def is_tiled(dataset: DetectionSet) -> bool:
+    """Whether the pictures of a set are tiles of scenes, by their names, as `utils/split_dota.py` writes them."""
+    return all(_TILE_NAME.fullmatch(record.path.stem) for record in dataset.records)
+
+
 def find_places(dataset: DetectionSet) -> tuple[dict[int, TilePlace], dict[str, tuple[int, int]]]:
     """Place of each picture of a set, by its id, and (width, height) of each scene.
 

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.checkpoint import load_network
 from src.collectives import gather_rows, start_time
 from src.config import Config
 from src.data_loader import EvalLoader
-from src.deploy.network_backend import NetworkBackend, build_network
+from src.deploy.backends import Backend, open_model
 from src.distributed_sampler import shard_indices
 from src.errors import UserError
 from src.evaluation.coco_metrics import CocoResult, evaluate_coco
@@ -57,7 +56,7 @@ def load_validation_set(config: Config) -> DetectionSet:
 
 
 def detect_in_set(
-    backend: NetworkBackend,
+    backend: Backend,
     dataset: DetectionSet,
     config: Config,
     folder: Path,
@@ -80,9 +79,18 @@ def detect_in_set(
     )
     tables = [np.empty(0, DETECTION)]
     total = len(loader.indices)
+    seconds = 0.0
+
+    def predict(images: np.ndarray) -> list[np.ndarray]:
+        nonlocal seconds
+        started = time.perf_counter()
+        maps = backend.predict(images)
+        seconds += time.perf_counter() - started
+        return maps
+
     with progress_bar(total, "evaluate", "picture", runtime.rank) as bar:
         done = capped = 0
-        for batch, found in detect_set(backend.predict, loader, options, bar.update):
+        for batch, found in detect_set(predict, loader, options, bar.update):
             tables.extend(
                 to_table(image_id, detections, dataset.category_ids)
                 for image_id, detections in zip(batch.image_ids, found)
@@ -96,6 +104,10 @@ def detect_in_set(
             "%d of %d pictures have more than max_detections=%d detections: the best are kept",
             capped, total, config.max_detections,
         )  # fmt: skip
+    # As the published inference tool has it.
+    logger.info(
+        "NN inference cost average time: %.3f ms of infer_count %d", 1000 * seconds / max(total, 1), total
+    )
     table = gather_rows(runtime, np.concatenate(tables))
     table = table[np.argsort(table["image_id"], kind="stable")]  # one order, whatever the number of ranks
     json_file = folder / f"predict_{datetime.now():%Y_%m_%d_%H_%M_%S}.json"
@@ -106,7 +118,7 @@ def detect_in_set(
 
 
 def evaluate_set(
-    backend: NetworkBackend,
+    backend: Backend,
     dataset: DetectionSet,
     config: Config,
     folder: Path,
@@ -140,13 +152,6 @@ def start_folder(config: Config, runtime: Runtime) -> Path:
     return folder
 
 
-def load_backend(config: Config) -> NetworkBackend:
-    """The network of the options with the weights of `pretrained` (UserError where they do not fit)."""
-    network = build_network(config)
-    get_logger().info("load %s", load_network(network, config.pretrained))
-    return NetworkBackend(network, config)
-
-
 def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
     """Evaluate `pretrained` on the validation set; the exit code.
 
@@ -156,9 +161,10 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
     started = time.perf_counter()
     folder = start_folder(config, runtime)
     logger = get_logger()
+    backend, config = open_model(config)
     dataset = load_validation_set(config)
     logger.info(dataset.describe())
-    evaluation = evaluate_set(load_backend(config), dataset, config, folder, runtime)
+    evaluation = evaluate_set(backend, dataset, config, folder, runtime)
     # The heading's spelling is the published one: users grep it.
     logger.info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
     if runtime.is_master and (config.result_view or config.recommend_threshold):

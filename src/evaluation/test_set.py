@@ -8,11 +8,13 @@ import numpy as np
 
 from src.atomic import write_json
 from src.config import Config
+from src.deploy.backends import open_model
+from src.deploy.merge import MergeOptions
+from src.dota.submission import is_tiled, merge_scenes, score_scenes, write_submission
 from src.errors import UserError
 from src.evaluation.session import (
     detect_in_set,
     evaluate_set,
-    load_backend,
     postprocess_options,
     start_folder,
 )
@@ -69,9 +71,9 @@ def detect_test_set(config: Config, runtime: Runtime) -> int:
     started = time.perf_counter()
     folder = start_folder(config, runtime)
     logger = get_logger()
+    backend, config = open_model(config)
     dataset, has_ids = load_test_set(config)
     logger.info(dataset.describe())
-    backend = load_backend(config)
     options = dataclasses.replace(
         postprocess_options(config),
         score_threshold=config.test_ignore_threshold,
@@ -79,12 +81,30 @@ def detect_test_set(config: Config, runtime: Runtime) -> int:
     )
     if any(len(record.boxes) for record in dataset.records):
         evaluation = evaluate_set(backend, dataset, config, folder, runtime, options)
+        table = evaluation.table
         logger.info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
     else:
-        detect_in_set(backend, dataset, config, folder, runtime, options)
+        table, _ = detect_in_set(backend, dataset, config, folder, runtime, options)
         logger.info("the test set has no annotations: no AP")
     if not has_ids and runtime.is_master:
         # Without an annotation file nobody else knows which picture an id means.
         write_json(folder / "images.json", {str(record.id): str(record.path) for record in dataset.records})
+    if runtime.is_master and is_tiled(dataset):
+        submit_scenes(table, dataset, config, folder)
     logger.info("testing cost time %.2fh", (time.perf_counter() - started) / 3600)
     return 0
+
+
+def submit_scenes(table: np.ndarray, dataset: DetectionSet, config: Config, folder: Path) -> None:
+    """DOTA's Task 2 files of tiles' detections, merged to scenes, and their score where labels are given.
+
+    Raises:
+        UserError: a label file is missing or damaged, or the disk is full.
+    """
+    scenes = merge_scenes(table, dataset, MergeOptions(config.merge))
+    target = write_submission(scenes, dataset.class_names, folder / "Task2.zip")
+    count = sum(len(found) for found in scenes.values())
+    get_logger().info("DOTA Task 2, %d detections in %d scenes: %s", count, len(scenes), target)
+    if config.label_dir:
+        result = score_scenes(scenes, Path(config.label_dir), dataset.class_names)
+        get_logger().info("\nDOTA Task 2, AP at IoU 0.5 of scenes\n%s", result.table())

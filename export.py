@@ -1,0 +1,25 @@
+"""Export a checkpoint as MINDIR, ONNX or AIR, with the settings that a client needs beside it."""
+
+from src.runtime import prepare_environment
+
+prepare_environment()  # before anything imports MindSpore
+
+from src.config import Config, run_entry_point  # noqa: E402
+
+
+def main(config: Config) -> int:
+    """Run the export that the options describe; the exit code."""
+    from src.deploy.export import export_model
+    from src.logger import setup_logger
+    from src.modelarts import modelarts_session
+    from src.runtime import setup_runtime
+
+    with modelarts_session(config) as config:
+        setup_runtime(config.replace(is_distributed=False))
+        setup_logger(None, 0)
+        export_model(config)
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry_point(main, groups=("Run", "Data", "Network", "Export", "ModelArts"), description=__doc__)

@@ -1,0 +1,25 @@
+"""Detect in pictures and whole scenes with a checkpoint, a MINDIR or an ONNX file: pictures with boxes, and files."""
+
+from src.runtime import prepare_environment
+
+prepare_environment()  # before anything imports MindSpore
+
+from src.config import Config, run_entry_point  # noqa: E402
+
+
+def main(config: Config) -> int:
+    """Run the inference that the options describe; the exit code."""
+    from src.deploy.inference import run_inference
+    from src.runtime import setup_inference
+
+    setup_inference(config.replace(is_distributed=False))
+    return run_inference(config)
+
+
+if __name__ == "__main__":
+    run_entry_point(
+        main,
+        groups=("Run", "Data", "Network", "Evaluation", "Inference", "Scenes"),
+        description=__doc__,
+        aliases={"model": "pretrained", "ckpt_path": "pretrained"},
+    )

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Score an exported MINDIR: pictures in, detections, AP and the time a picture. On an Ascend card with MindSpore
+# Lite; on the CPU with MindSpore where there is no card. Everything goes to ./infer_310: log.txt and outputs/.
+set -euo pipefail
+source "$(dirname "$0")/common.sh"
+
+if [ $# -lt 3 ]; then
+    die "usage: bash run_infer_310.sh MINDIR_PATH DATA_PATH [DEVICE_ID] ANN_FILE [--option=value ...]
+DATA_PATH is the folder of the pictures, or of a data set; DEVICE_TARGET=CPU or Ascend chooses the device"
+fi
+MODEL=$(existing_path MINDIR_PATH "$1")
+DATA=$(existing_path DATA_PATH "$2")
+shift 2
+if [[ "$1" =~ ^[0-9]+$ ]]; then
+    export DEVICE_ID=$1
+    shift
+fi
+ANN_FILE=$(existing_path ANN_FILE "${1:?ANN_FILE is missing}")
+shift
+PYTHON=$(find_python)
+if [ -z "${DEVICE_TARGET:-}" ]; then
+    if compgen -G "/dev/davinci[0-9]*" > /dev/null; then
+        DEVICE_TARGET=Ascend
+    else
+        DEVICE_TARGET=CPU
+        echo "no Ascend card on this machine: running on the CPU"
+    fi
+fi
+mkdir -p infer_310
+cd infer_310
+"$PYTHON" "$ROOT/eval.py" \
+    --device_target="$DEVICE_TARGET" \
+    --data_dir="$DATA" \
+    --ann_val_file="$ANN_FILE" \
+    --pretrained="$MODEL" "$@" 2>&1 | tee log.txt

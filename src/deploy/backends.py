@@ -1,0 +1,223 @@
+"""One interface for a trained network in any form: `.ckpt`, `.mindir` or `.onnx`, chosen by the file's ending.
+
+`open_model` gives a backend whose `predict` turns uint8 pictures into decoded maps, whatever runs it, and the
+options with what the file itself knows (classes, anchors, input size, normalisation) laid over them. MindSpore
+is imported only where it runs the network: `.onnx`, and `.mindir` under MindSpore Lite, do without.
+"""
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from src.config import Config
+from src.deploy.settings import DETECTIONS, ModelSettings, read_settings
+from src.errors import UserError
+
+ENDINGS = (".ckpt", ".mindir", ".onnx")
+ONNX_METADATA = "yolov4_settings"
+
+
+class Backend(Protocol):
+    """A network that can be run."""
+
+    settings: ModelSettings
+
+    def predict(self, images: np.ndarray) -> list[np.ndarray]:
+        """Decoded maps, (N, H, W, 3, 5 + classes) each, boxes x y w h in 0..1, of (N, 3, H, W) uint8 RGB."""
+
+
+def open_model(config: Config) -> tuple[Backend, Config]:
+    """The backend of `pretrained`, and the options as the file completes them.
+
+    Raises:
+        UserError: no such file, another ending, a damaged file, one whose classes are not those of `labels`,
+            or a missing package.
+    """
+    path = Path(config.pretrained)
+    ending = path.suffix.lower()
+    if ending not in ENDINGS:
+        raise UserError(f"{path}: a model's file ends in {', '.join(ENDINGS)}")
+    if not path.is_file():
+        raise UserError(f"{path}: no such model file")
+    if ending == ".ckpt":
+        from src.deploy.network_backend import load_network_backend
+
+        return load_network_backend(config)
+    if ending == ".onnx":
+        run, settings = _open_onnx(path)
+    else:
+        settings = read_settings(path)
+        run = _open_mindir(path, config, settings)
+    if settings is None:
+        settings = replace(ModelSettings.from_config(config), batch_size=config.batch_size)
+    return ExportedModel(path, run, settings), settings.laid_over(config)
+
+
+def runs_without_mindspore(config: Config) -> bool:
+    """Whether `pretrained` is a file that another runtime than MindSpore runs."""
+    ending = Path(config.pretrained).suffix.lower()
+    return ending == ".onnx" or (ending == ".mindir" and _uses_lite(config))
+
+
+class ExportedModel:
+    """A file of a fixed batch size behind `predict` for any number of pictures.
+
+    Args:
+        path: the file, for errors.
+        run: (B, 3, H, W) to its outputs.
+        settings: what the file takes and gives.
+    """
+
+    def __init__(self, path: Path, run: Callable[[np.ndarray], list[np.ndarray]], settings: ModelSettings):
+        self.path, self.run, self.settings = path, run, settings
+        self._mean = np.array(settings.image_mean, np.float32).reshape(3, 1, 1) * 255
+        self._factor = 1 / (np.array(settings.image_std, np.float32).reshape(3, 1, 1) * 255)
+
+    def predict(self, images: np.ndarray) -> list[np.ndarray]:
+        """See `Backend`."""
+        size = self.settings.batch_size or len(images)
+        parts = []
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            valid = len(batch)
+            if valid < size:  # the file's batch is fixed: fill it by repeats
+                batch = np.concatenate([batch, np.repeat(batch[-1:], size - valid, axis=0)])
+            parts.append([output[:valid] for output in self._maps(batch)])
+        return parts[0] if len(parts) == 1 else [np.concatenate(level) for level in zip(*parts)]
+
+    def _maps(self, batch: np.ndarray) -> list[np.ndarray]:
+        if self.settings.input_type == "float32":
+            batch = (batch.astype(np.float32) - self._mean) * self._factor
+        try:
+            outputs = self.run(batch)
+        except Exception as error:  # each runtime has its own kinds
+            shape = "x".join(map(str, batch.shape))
+            raise UserError(
+                f"{self.path}: does not run on {batch.dtype} input {shape} ({_first_line(error)}); give the "
+                "--testing_shape and --batch_size that it was exported with"
+            ) from error
+        if self.settings.outputs == DETECTIONS:
+            return [detections_as_map(outputs[0], self.settings)]
+        if len(outputs) != 3:
+            raise UserError(f"{self.path}: {len(outputs)} outputs; a YOLOv4 export has 3")
+        decoded = outputs[0].ndim == 5
+        width = outputs[0].shape[-1] if decoded else outputs[0].shape[1] // 3
+        classes = len(self.settings.class_names)
+        if width != 5 + classes:
+            raise UserError(
+                f"{self.path}: its outputs are of {width - 5} classes, labels names {classes}; give --labels, or the "
+                "--config_path that it was trained with"
+            )
+        return outputs if decoded else decode_maps(outputs, self.settings)
+
+
+def decode_maps(raw: list[np.ndarray], settings: ModelSettings) -> list[np.ndarray]:
+    """Raw maps (N, 3 (5 + C), H, W) of strides 32, 16, 8 to decoded ones, as `src.yolo.YoloDecoder` does."""
+    input_h, input_w = settings.input_hw
+    anchors = np.array(settings.anchors, np.float32).reshape(3, 3, 2)[::-1]
+    decoded = []
+    for level, scale, anchor in zip(raw, settings.scale_x_y[::-1], anchors):
+        n, channels, height, width = level.shape
+        level = level.reshape(n, 3, channels // 3, height, width).transpose(0, 3, 4, 1, 2)
+        y, x = np.mgrid[:height, :width].astype(np.float32)
+        cells = np.stack([x, y], axis=-1)[:, :, None]
+        out = np.empty(level.shape, np.float32)
+        out[..., 4:] = _sigmoid(level[..., 4:])
+        out[..., :2] = (_sigmoid(level[..., :2]) * scale - (scale - 1) / 2 + cells) / (width, height)
+        out[..., 2:4] = np.exp(level[..., 2:4]) * anchor / (input_w, input_h)
+        decoded.append(out)
+    return decoded
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * np.tanh(0.5 * x) + 0.5  # without overflow
+
+
+def detections_as_map(found: np.ndarray, settings: ModelSettings) -> np.ndarray:
+    """Final boxes (n, 6) of one picture as a decoded map (1, n, 1, 1, 5 + C), so that one path serves all."""
+    height, width = settings.input_hw
+    out = np.zeros((1, len(found), 1, 1, 5 + len(settings.class_names)), np.float32)
+    rows = out[0, :, 0, 0]
+    rows[:, :2] = (found[:, :2] + found[:, 2:4]) / 2 / (width, height)
+    rows[:, 2:4] = (found[:, 2:4] - found[:, :2]) / (width, height)
+    rows[:, 4] = 1
+    rows[np.arange(len(found)), 5 + found[:, 5].astype(int)] = found[:, 4]
+    return out
+
+
+def _open_onnx(path: Path) -> tuple[Callable, ModelSettings | None]:
+    """ONNX Runtime on a file, and its settings."""
+    runtime = _import("onnxruntime", "pip install onnxruntime")
+    try:
+        session = runtime.InferenceSession(str(path), providers=runtime.get_available_providers())
+    except Exception as error:  # ONNX Runtime's own kinds, by what is damaged
+        raise UserError(
+            f"{path}: not a readable ONNX model ({_first_line(error)}); export it again"
+        ) from error
+    text = session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
+    settings = ModelSettings.from_yaml(text, path) if text else read_settings(path)
+    name = session.get_inputs()[0].name
+    return lambda batch: session.run(None, {name: batch}), settings
+
+
+def _uses_lite(config: Config) -> bool:
+    installed = importlib.util.find_spec("mindspore_lite") is not None
+    if config.mindir_runtime == "lite" and not installed:
+        raise UserError(
+            "mindir_runtime: lite is set and mindspore_lite is not installed; install it, or mindir_runtime=mindspore"
+        )
+    return config.mindir_runtime != "mindspore" and installed
+
+
+def _open_mindir(path: Path, config: Config, settings: ModelSettings | None) -> Callable:
+    if _uses_lite(config):
+        return _open_lite(path, config)
+    import mindspore as ms
+    from mindspore import nn
+
+    try:
+        cell = nn.GraphCell(ms.load(str(path)))
+    except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError: by what is damaged
+        raise UserError(f"{path}: not a readable MINDIR ({_first_line(error)}); export it again") from error
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        outputs = cell(ms.Tensor(batch))
+        outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
+        return [output.asnumpy() for output in outputs]
+
+    return run
+
+
+def _open_lite(path: Path, config: Config) -> Callable:
+    """MindSpore Lite on a MINDIR: Ascend 310, or the CPU (written from its documentation)."""
+    lite = _import("mindspore_lite", "see mindspore.cn/lite")
+    context = lite.Context()
+    context.target = ["ascend" if config.device_target == "Ascend" else "cpu"]
+    if config.device_target == "Ascend":
+        context.ascend.device_id = config.device_id
+    model = lite.Model()
+    try:
+        model.build_from_file(str(path), lite.ModelType.MINDIR, context)
+    except Exception as error:
+        raise UserError(f"{path}: MindSpore Lite cannot build it ({_first_line(error)})") from error
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        inputs = model.get_inputs()
+        inputs[0].set_data_from_numpy(np.ascontiguousarray(batch))
+        return [output.get_data_to_numpy() for output in model.predict(inputs)]
+
+    return run
+
+
+def _import(name: str, remedy: str):
+    if importlib.util.find_spec(name) is None:
+        raise UserError(f"{name} is not installed; {remedy}")
+    return importlib.import_module(name)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

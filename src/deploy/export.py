@@ -1,0 +1,186 @@
+"""A checkpoint as MINDIR, AIR or ONNX, with the settings that a client needs."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from src.checkpoint import load_network
+from src.config import Config
+from src.cspdarknet53 import ComposedMish
+from src.deploy.backends import ONNX_METADATA
+from src.deploy.fold import fold_batch_norm
+from src.deploy.network_backend import build_network, with_checkpoint_options
+from src.deploy.settings import DECODED, DETECTIONS, RAW, ModelSettings, write_settings
+from src.errors import UserError
+from src.logger import get_logger
+from src.yolo import Normalize, YoloDecoder
+
+
+class ComposedSilu(nn.Cell):
+    """x * sigmoid(x) from two kernels, for MindSpore's ONNX export, which does not know `nn.SiLU`."""
+
+    def construct(self, x):
+        return x * ops.sigmoid(x)
+
+
+# What MindSpore's ONNX exporter does not know, and the same of kernels that it does.
+_COMPOSED = {nn.Mish: ComposedMish, nn.SiLU: ComposedSilu}
+
+
+def compose_activations(network: nn.Cell) -> None:
+    """Replace the activations that MindSpore's ONNX exporter does not know, in place."""
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, nn.SequentialCell) and type(cell[-1]) in _COMPOSED:
+            cell[-1] = _COMPOSED[type(cell[-1])]()
+
+
+class ExportedNetwork(nn.Cell):
+    """The network between the input and the outputs that an export has."""
+
+    def __init__(self, network: nn.Cell, decoder: nn.Cell | None, normalize: nn.Cell | None):
+        super().__init__(auto_prefix=False)
+        self.network = network
+        self.decodes, self.normalizes = decoder is not None, normalize is not None
+        self.decoder, self.normalize = decoder, normalize
+
+    def construct(self, x):
+        if self.normalizes:
+            x = self.normalize(x)
+        raw32, raw16, raw8 = self.network(x)
+        if self.decodes:
+            return self.decoder(raw32, raw16, raw8)
+        return raw32, raw16, raw8
+
+
+def export_settings(config: Config) -> ModelSettings:
+    """What the exported file will take and give.
+
+    Raises:
+        UserError: options that do not go together.
+    """
+    outputs = DECODED if config.keep_detect else RAW
+    if config.end_to_end:
+        for wrong, reason in (
+            (config.file_format != "ONNX", "file_format: end_to_end is for ONNX alone"),
+            (not config.keep_detect, "keep_detect: end_to_end needs the decoded boxes; set it to True"),
+            (config.batch_size != 1, "batch_size: end_to_end is for one picture a call; set it to 1"),
+            (config.multi_label, "multi_label: end_to_end gives each box its best class; set it to False"),
+        ):
+            if wrong:
+                raise UserError(reason)
+        outputs = DETECTIONS
+    return replace(
+        ModelSettings.from_config(config),
+        batch_size=config.batch_size,
+        input_type=config.export_input,
+        outputs=outputs,
+    )
+
+
+def export_model(config: Config) -> Path:
+    """Write `ckpt_file` (or `pretrained`) as `file_name` in `file_format`; returns the file.
+
+    Raises:
+        UserError: no checkpoint or one that does not fit, AIR without Ascend, a full disk.
+    """
+    source = config.ckpt_file or config.pretrained
+    if not source:
+        raise UserError("ckpt_file: not set; give the checkpoint, --ckpt_file=FILE")
+    config = with_checkpoint_options(config, source)
+    if config.file_format == "AIR" and config.device_target != "Ascend":
+        raise UserError(
+            f"file_format: AIR is written on Ascend alone, device_target is {config.device_target}; "
+            "choose MINDIR or ONNX"
+        )
+    settings = export_settings(config)
+    if config.file_format == "ONNX":
+        _need_onnx()
+    network = build_network(config)
+    get_logger().info("load %s", load_network(network, source))
+    if config.fold_batch_norm:
+        get_logger().info("%d BatchNorms folded into their convolutions", fold_batch_norm(network))
+    if config.file_format == "ONNX":
+        compose_activations(network)
+    cell = ExportedNetwork(
+        network,
+        YoloDecoder(config.anchor_scales, config.scale_x_y) if config.keep_detect else None,
+        Normalize(config.image_mean, config.image_std) if config.export_input == "uint8" else None,
+    )
+    cell.set_train(False)
+    target = _target(config)
+    with _whole_file(target) as temporary:
+        kind = np.uint8 if config.export_input == "uint8" else np.float32
+        example = Tensor(np.zeros((config.batch_size, 3, *settings.input_hw), kind))
+        ms.export(cell, example, file_name=str(temporary.with_suffix("")), file_format=config.file_format)
+        if config.file_format == "ONNX":
+            _complete_onnx(temporary, config, settings)
+        write_settings(target, settings)
+    get_logger().info("exported %s: input %s", target, _described(settings))
+    return target
+
+
+def _described(settings: ModelSettings) -> str:
+    height, width = settings.input_hw
+    return (
+        f"{settings.batch_size}x3x{height}x{width} {settings.input_type}, outputs {settings.outputs}, "
+        f"{len(settings.class_names)} classes"
+    )
+
+
+def _target(config: Config) -> Path:
+    ending = f".{config.file_format.lower()}"
+    name = config.file_name if config.file_name.lower().endswith(ending) else config.file_name + ending
+    target = Path(name)
+    if not target.parent.is_dir():
+        raise UserError(f"file_name: {target.parent} is no folder; make it first")
+    return target
+
+
+@contextlib.contextmanager
+def _whole_file(target: Path) -> Iterator[Path]:
+    """A place to export to; what is there appears under the target's name only when all went well."""
+    folder = Path(tempfile.mkdtemp(prefix=".exporting-", dir=target.parent))
+    temporary = folder / f"model{target.suffix}"
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{target}: the export failed ({reason}); free disk space there or choose another file_format"
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise UserError("file_format: ONNX needs a package; pip install onnx") from error
+
+
+def _complete_onnx(path: Path, config: Config, settings: ModelSettings) -> None:
+    """Add post-processing, if asked for, names and metadata to MindSpore's ONNX file."""
+    import onnx
+
+    from src.deploy.onnx_graph import add_postprocessing, name_ends
+    from src.evaluation.session import postprocess_options
+
+    model = onnx.load(str(path))
+    if settings.outputs == DETECTIONS:
+        model = add_postprocessing(model, postprocess_options(config), settings, config.export_top_k)
+        name_ends(model, "images", ["detections"])
+    else:
+        name_ends(model, "images", [f"{settings.outputs}_stride{stride}" for stride in (32, 16, 8)])
+    onnx.helper.set_model_props(model, {ONNX_METADATA: settings.to_yaml()})
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))

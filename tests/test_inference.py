@@ -1,0 +1,207 @@
+"""inference.py as a user runs it: kinds of input, backends, formats, and pictures that cannot be done."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from src.checkpoint import save_checkpoint
+from src.config import load_config
+from src.deploy.export import export_model
+from src.deploy.inference import picture_names, run_inference, scene_options
+from src.deploy.network_backend import build_network
+from src.deploy.pictures import list_pictures
+from src.errors import UserError
+from tests.tiny import OPTIONS
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """An ONNX export of a fresh tiny network whose statistics make it find something, and its checkpoint."""
+    folder = tmp_path_factory.mktemp("model")
+    network = build_network(load_config(OPTIONS))
+    rng = np.random.default_rng(3)
+    for parameter in network.get_parameters():
+        if parameter.ndim == 4:
+            scale = np.sqrt(1.5 / np.prod(parameter.shape[1:]))
+            parameter.set_data(
+                type(parameter)(rng.normal(0, scale, parameter.shape).astype(np.float32), name="w")
+            )
+    save_checkpoint(network, folder / "tiny.ckpt")
+    export_model(
+        load_config(
+            [*OPTIONS, f"--ckpt_file={folder}/tiny.ckpt", f"--file_name={folder}/tiny", "--file_format=ONNX"]
+        )
+    )
+    return folder / "tiny.onnx"
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in" / "more").mkdir(parents=True)
+    for name, shape in (
+        ("a.png", (90, 70)),
+        ("b.jpg", (96, 96)),
+        ("more/a.png", (40, 96)),
+        ("c.bmp", (64, 64)),
+    ):
+        cv2.imwrite(str(tmp_path / "in" / name), rng.integers(0, 256, (*shape, 3), np.uint8))
+    return tmp_path / "in"
+
+
+def infer(model, img_path, out, *words):
+    config = load_config(
+        [
+            f"--pretrained={model}",
+            f"--img_path={img_path}",
+            f"--log_path={out}",
+            "--infer_threshold=0.05",
+            "--device_target=CPU",
+            *words,
+        ]
+    )
+    code = run_inference(config)
+    (folder,) = out.iterdir()
+    return code, folder
+
+
+def read_json(folder):
+    return json.loads((folder / "detections.json").read_text())
+
+
+def test_a_folder_in_any_batch_size_and_every_format(model, pictures, tmp_path):
+    """The same boxes whatever the batch; the three files say the same; each picture has its drawing."""
+    found = {}
+    for batch in (1, 3, 8):
+        checkpoint = model.with_suffix(".ckpt")
+        code, folder = infer(
+            checkpoint, pictures, tmp_path / f"out{batch}", f"--batch_size={batch}",
+            "--result_format=json,csv,coco", *OPTIONS,
+        )  # fmt: skip
+        assert code == 0
+        found[batch] = read_json(folder)
+    assert sum(len(entry["detections"]) for entry in found[1]) > 20
+    for batch in (3, 8):
+        for one, other in zip(found[1], found[batch]):
+            assert one["file"] == other["file"] and len(one["detections"]) == len(other["detections"])
+            for left, right in zip(one["detections"], other["detections"]):
+                assert left["class"] == right["class"]
+                assert left["score"] == pytest.approx(right["score"], abs=1e-5)
+                assert left["box"] == pytest.approx(right["box"], abs=1e-2)
+    assert [(entry["width"], entry["height"]) for entry in found[1]] == [
+        (70, 90),
+        (96, 96),
+        (64, 64),
+        (96, 40),
+    ]
+    assert {path.name for path in (folder / "pictures").iterdir()} == {"a.jpg", "b.jpg", "a_2.jpg", "c.jpg"}
+    flat = [(entry["file"], item) for entry in found[8] for item in entry["detections"]]
+    with (folder / "detections.csv").open() as handle:
+        rows = list(csv.DictReader(handle))
+    assert [(row["file"], row["class"]) for row in rows] == [(name, item["class"]) for name, item in flat]
+    assert [float(row["x2"]) for row in rows] == [item["box"][2] for _, item in flat]
+    coco = json.loads((folder / "detections_coco.json").read_text())
+    images = json.loads((folder / "images.json").read_text())
+    names = {entry["id"]: entry["file_name"] for entry in images["images"]}
+    assert [names[row["image_id"]] for row in coco] == [name for name, _ in flat]
+    assert [row["bbox"][0] + row["bbox"][2] for row in coco] == pytest.approx(
+        [item["box"][2] for _, item in flat], abs=2e-3
+    )
+
+
+def test_what_cannot_be_done_is_named_and_the_rest_is_done(model, pictures, tmp_path, capsys):
+    """A text file named .jpg, a cut file, 16 bits; CMYK and a single pixel are pictures like others."""
+    (pictures / "text.jpg").write_text("hello")
+    (pictures / "cut.jpg").write_bytes((pictures / "b.jpg").read_bytes()[:-200])
+    cv2.imwrite(str(pictures / "deep.png"), np.full((60, 60, 3), 40000, np.uint16))
+    Image.new("CMYK", (50, 40)).save(pictures / "cmyk.jpg")
+    Image.new("RGB", (1, 1)).save(pictures / "pixel.png")
+    code, folder = infer(model, pictures, tmp_path / "out", "--batch_size=2")
+    assert code == 1
+    done = {entry["file"].rsplit("/", 1)[1] for entry in read_json(folder)}
+    assert done == {"a.png", "b.jpg", "c.bmp", "cmyk.jpg", "pixel.png"}
+    failed = (folder / "failed.txt").read_text().split()
+    assert sorted(name.rsplit("/", 1)[1] for name in failed) == ["cut.jpg", "deep.png", "text.jpg"]
+    output = capsys.readouterr().out
+    assert "3 of 9 pictures could not be done" in output
+    for text in ("text.jpg: not a picture", "cut.jpg: the picture is truncated", "deep.png: uint16 pixels"):
+        assert text in output
+
+
+def test_a_larger_picture_is_a_scene(model, tmp_path):
+    """300 x 200 with an input of 96: tiled; boxes reach over the whole scene and no further."""
+    rng = np.random.default_rng(5)
+    cv2.imwrite(str(tmp_path / "scene.png"), rng.integers(0, 256, (200, 300, 3), np.uint8))
+    code, folder = infer(model, tmp_path / "scene.png", tmp_path / "out", "--merge=weighted")
+    assert code == 0
+    (entry,) = read_json(folder)
+    boxes = np.array([item["box"] for item in entry["detections"]])
+    assert (entry["width"], entry["height"]) == (300, 200) and len(boxes) > 20
+    assert boxes.min() >= 0 and (boxes.max(axis=0)[2:] <= (300, 200)).all()
+    assert boxes[:, 2].max() > 250 and boxes[:, 3].max() > 150
+    assert cv2.imread(str(folder / "pictures" / "scene.jpg")) is not None
+
+
+def test_inference_py_as_published_and_without_mindspore(model, pictures, tmp_path):
+    """`--img_path --ckpt_path --batch_size`; an ONNX file needs no MindSpore at all."""
+    blocked = "import sys, runpy; sys.modules['mindspore'] = None; sys.argv[0] = 'inference.py'; runpy.run_path('inference.py', run_name='__main__')"  # noqa: E501
+    words = [
+        f"--img_path={pictures / 'a.png'}",
+        f"--ckpt_path={model}",
+        "--batch_size=1",
+        f"--log_path={tmp_path}/out",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "detections in 1 pictures" in done.stdout
+    refused = subprocess.run(
+        [sys.executable, "inference.py", *words[:1], "--ckpt_path=/no/model.onnx"], capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert refused.returncode == 2 and refused.stderr == "error: /no/model.onnx: no such model file\n"
+
+
+def test_what_img_path_may_be(pictures, tmp_path):
+    names = ["a.png", "b.jpg", "c.bmp", "more/a.png"]
+    assert list_pictures(str(pictures)) == [pictures / name for name in names]
+    assert list_pictures(str(pictures / "*.png")) == [pictures / "a.png"]
+    assert list_pictures(str(pictures / "**" / "*.png")) == [pictures / "a.png", pictures / "more/a.png"]
+    (pictures / "list.txt").write_text("# mine\nmore/a.png\n\nb.jpg\n")
+    assert list_pictures(str(pictures / "list.txt")) == [pictures / "more/a.png", pictures / "b.jpg"]
+    assert picture_names([pictures / name for name in names]) == ["a.jpg", "b.jpg", "c.jpg", "a_2.jpg"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("\n")
+    for path, named in (
+        ("", "img_path: not set"),
+        (tmp_path / "empty", "no pictures"),
+        (tmp_path / "empty.txt", "names no pictures"),
+        (tmp_path / "x*.png", "as a pattern it finds nothing"),
+    ):
+        with pytest.raises(UserError, match=named):
+            list_pictures(str(path))
+
+
+@pytest.mark.parametrize(
+    "words,named",
+    [
+        (["--stretch=98,2"], "stretch: '98,2' must be two percentiles"),
+        (["--stretch=2"], "stretch: '2' must be"),
+        (["--bands=red"], "bands: 'red' must be numbers"),
+    ],
+)
+def test_scene_options_that_are_refused(words, named):
+    with pytest.raises(UserError, match=named):
+        scene_options(load_config(words))
+
+
+def test_an_unknown_format_is_refused_before_the_work(model, pictures, tmp_path):
+    with pytest.raises(UserError, match="result_format: xml is not one of json, csv, coco, geojson"):
+        infer(model, pictures, tmp_path / "out", "--result_format=xml")

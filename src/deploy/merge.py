@@ -2,8 +2,8 @@
 
 Three steps, each within a class:
 
-1. A box that ends at an inner edge of its tile is a cut one. Where another tile shows the object whole, the
-   cut box is dropped; it could survive a suppression, since it overlaps the whole box only in part.
+1. A box that ends at an inner edge of its tile is a cut one. Where another tile shows the object whole, or
+   more of it, the cut box is dropped; it could survive a suppression, since the overlap is only a part.
 2. Cut boxes that remain are of objects longer than the overlap, which no tile shows whole. Parts from
    neighbouring tiles that both reach across the whole strip that the tiles share are joined.
 3. Boxes of different tiles that overlap are views of one object: the best is kept (`nms`), or their mean
@@ -47,6 +47,9 @@ class MergeOptions:
             raise ValueError(f"method {self.method!r}: nms or weighted")
 
 
+DEFAULT_MERGE = MergeOptions()
+
+
 @dataclass(frozen=True)
 class TileDetections:
     """Detections of all tiles of a scene, in scene pixels.
@@ -63,15 +66,15 @@ class TileDetections:
     scene_wh: tuple[int, int]
 
 
-def merge_scene(found: TileDetections, options: MergeOptions = MergeOptions()) -> Detections:
+def merge_scene(found: TileDetections, options: MergeOptions = DEFAULT_MERGE) -> Detections:
     """Detections of the scene, best first."""
     boxes = np.asarray(found.boxes, np.float64).reshape(-1, 4)
     scores, classes = np.asarray(found.scores, np.float32), np.asarray(found.classes, np.int32)
     parts = _Parts(boxes, scores, classes, np.asarray(found.tile, np.int64), _cut_sides(found, options))
-    parts = parts.without(_shown_whole(parts))
+    parts = _drop_pieces(parts)
     if parts.cut.any():
         parts = _join(parts, np.asarray(found.windows, np.float64), options.edge_tolerance)
-        parts = parts.without(_shown_whole(parts))
+        parts = _drop_pieces(parts)
     order = np.argsort(-parts.scores, kind="stable")
     parts = parts.take(order)
     kept, boxes = suppress_views(
@@ -144,28 +147,44 @@ def _cut_sides(found: TileDetections, options: MergeOptions) -> np.ndarray:
     return inner[found.tile] & (np.abs(boxes - windows[found.tile]) <= tolerance)
 
 
-def _shown_whole(parts: _Parts) -> np.ndarray:
-    """(n,) bool: cut boxes of which a box of another tile that is not cut shows the object.
+def _drop_pieces(parts: _Parts) -> _Parts:
+    """Without the cut boxes of which a box of another tile shows the object whole, or more of it.
 
-    That box covers the cut one and reaches at least as far at the sides that are cut.
+    Where that other box is cut and the dropped one is not, the dropped one knows where the object ends.
     """
     is_cut = parts.cut.any(axis=1)
-    dropped = np.zeros(len(is_cut), bool)
     if not is_cut.any():
-        return dropped
-    boxes, scores, tile = parts.boxes, parts.scores, parts.tile
-    for a, b in intersecting_pairs(boxes, parts.classes):
-        mixed = (is_cut[a] != is_cut[b]) & ((tile[a] != tile[b]) | (tile[a] == JOINED))
-        a, b = a[mixed], b[mixed]
-        piece, whole = np.where(is_cut[a], a, b), np.where(is_cut[a], b, a)
-        small, large = boxes[piece], boxes[whole]
-        covered = _shared(small, large) >= _SHOWN * np.maximum(_area(small), np.finfo(float).tiny)
-        slack = 0.5 + _CUT_SHARE * np.tile(small[:, 2:] - small[:, :2], (1, 2))
-        outwards = np.concatenate([small[:, :2] - large[:, :2], large[:, 2:] - small[:, 2:]], axis=1)
-        reaches = ((outwards >= -slack) | ~parts.cut[piece]).all(axis=1)
-        sure = scores[whole] >= _WEAK * scores[piece]
-        dropped[piece[covered & reaches & sure]] = True
-    return dropped
+        return parts
+    tile, boxes, cut = parts.tile, parts.boxes.copy(), parts.cut.copy()
+    dropped = np.zeros(len(is_cut), bool)
+    for a, b in intersecting_pairs(parts.boxes, parts.classes):
+        apart = (is_cut[a] | is_cut[b]) & ((tile[a] != tile[b]) | (tile[a] == JOINED))
+        for piece, other in ((a[apart], b[apart]), (b[apart], a[apart])):
+            more = _shows_more(parts, is_cut, piece, other)
+            piece, other = piece[more], other[more]
+            dropped[piece] = True
+            for side, outermost in enumerate((np.minimum, np.minimum, np.maximum, np.maximum)):
+                knows = parts.cut[other, side] & ~parts.cut[piece, side]
+                outermost.at(boxes[:, side], other[knows], parts.boxes[piece[knows], side])
+                cut[other[knows], side] = False
+    return _Parts(boxes, parts.scores, parts.classes, tile, cut).without(dropped)
+
+
+def _shows_more(parts: _Parts, is_cut: np.ndarray, piece: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(n,) bool of pairs: `piece` is cut, and `other` shows that of the object and what was cut away.
+
+    It covers the piece, reaches at least as far at the piece's cut sides, and is not itself cut where the
+    piece goes on. Of two cut boxes only the smaller one can be dropped.
+    """
+    small, large = parts.boxes[piece], parts.boxes[other]
+    area, other_area = _area(small), _area(large)
+    covered = _shared(small, large) >= _SHOWN * np.maximum(area, np.finfo(float).tiny)
+    slack = 0.5 + _CUT_SHARE * np.tile(small[:, 2:] - small[:, :2], (1, 2))
+    outwards = np.concatenate([small[:, :2] - large[:, :2], large[:, 2:] - small[:, 2:]], axis=1)
+    reaches = ((outwards >= -slack) | ~(parts.cut[piece] | parts.cut[other])).all(axis=1)
+    larger = (other_area > area) | ((other_area == area) & (other < piece))
+    sure = parts.scores[other] >= _WEAK * parts.scores[piece]
+    return is_cut[piece] & covered & reaches & sure & (larger | ~is_cut[other])
 
 
 def _join(parts: _Parts, windows: np.ndarray, tolerance: float) -> _Parts:
@@ -247,7 +266,7 @@ def _seam_links(pieces: _Parts, windows, first, second, axis: int, tolerance: fl
     ends = [np.clip(box[:, along + 2], low, high) for box in (left, right)]
     common = np.minimum(*ends) - np.maximum(*starts)
     shorter = np.minimum(ends[0] - starts[0], ends[1] - starts[1])
-    agreement = common / np.maximum(shorter, np.finfo(float).tiny)
+    agreement = common / np.maximum(shorter, 1e-9)
     scores = pieces.scores[first].astype(np.float64), pieces.scores[second].astype(np.float64)
     sure = np.minimum(*scores) >= _WEAK * np.maximum(*scores)
     good = beside & across & (common > 0) & (agreement >= _AGREE) & sure

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from src.deploy.geojson import crs_name, map_corners, to_wgs84, write_geojson
-from src.deploy.merge import MergeOptions, TileDetections, merge_scene
+from src.deploy.merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
 from src.deploy.raster import open_raster
 from src.deploy.scene_tiles import SceneTiles
 from src.evaluation.detections import detect_set
@@ -40,7 +40,7 @@ class SceneOptions:
     workers: int = 2
     bands: tuple[int, ...] | None = None
     stretch: tuple[float, float] | None = None
-    merge: MergeOptions = MergeOptions()
+    merge: MergeOptions = DEFAULT_MERGE
     preview_side: int = 1600
 
 
@@ -86,8 +86,8 @@ def detect_scene(
     path: Path,
     class_names: tuple[str, ...],
     input_hw: tuple[int, int],
-    options: SceneOptions = SceneOptions(),
-    post: PostprocessOptions = PostprocessOptions(score_threshold=0.3),
+    options: SceneOptions,
+    post: PostprocessOptions,
 ) -> SceneDetections:
     """Detect in a scene.
 

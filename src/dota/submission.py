@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from src.atomic import atomic_path
-from src.deploy.merge import MergeOptions, TileDetections, merge_scene
+from src.deploy.merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
 from src.dota.labels import read_labels
 from src.errors import UserError
 from src.evaluation.dota_metrics import DotaResult, SceneObjects, evaluate_dota
@@ -80,7 +80,7 @@ def find_places(dataset: DetectionSet) -> tuple[dict[int, TilePlace], dict[str, 
 
 
 def merge_scenes(
-    table: np.ndarray, dataset: DetectionSet, options: MergeOptions = MergeOptions()
+    table: np.ndarray, dataset: DetectionSet, options: MergeOptions = DEFAULT_MERGE
 ) -> dict[str, Detections]:
     """Detections of a set's tiles (rows of `DETECTION`) as detections of its scenes, by their names.
 

@@ -11,8 +11,8 @@ from src.errors import UserError
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[str]]:
-    """A text file to write to; it appears under its name only when the block ends well.
+def atomic_write(path: Path, binary: bool = False) -> Iterator[IO]:
+    """A text file (or, by option, one of bytes) to write to; it appears only when the block ends well.
 
     Raises:
         UserError: the disk is full or the folder cannot be written to; what was there stays.
@@ -20,7 +20,7 @@ def atomic_write(path: Path) -> Iterator[IO[str]]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.writing")
     try:
-        with temporary.open("w", encoding="utf-8") as handle:
+        with temporary.open("wb") if binary else temporary.open("w", encoding="utf-8") as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())

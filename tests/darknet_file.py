@@ -61,8 +61,11 @@ def _connect(layers: list[Section], number: int, layer: Section) -> None:
         layer.stride //= int(layer.settings["stride"])
 
 
-def random_arrays(cfg: str, seed: int = 0) -> list[tuple[int, str, np.ndarray]]:
-    """Values of a network in Darknet's order: (layer, what it is, array)."""
+def random_arrays(cfg: str, seed: int = 0, gain: float = 1.3) -> list[tuple[int, str, np.ndarray]]:
+    """Values of a network in Darknet's order: (layer, what it is, array).
+
+    `gain` keeps a slim network's outputs from being the same everywhere; a deep one overflows with more than 1.
+    """
     rng = np.random.default_rng(seed)
     arrays = []
     for number, layer in enumerate(read_cfg(cfg)):
@@ -75,12 +78,12 @@ def random_arrays(cfg: str, seed: int = 0) -> list[tuple[int, str, np.ndarray]]:
             arrays.append((number, "mean", rng.normal(0, 0.1, out)))
             arrays.append((number, "variance", rng.uniform(0.5, 1.5, out)))
         fan_in = layer.in_channels * size * size
-        weight = rng.normal(0, 1.3 * np.sqrt(1 / fan_in), (out, layer.in_channels, size, size))
+        weight = rng.normal(0, gain * np.sqrt(1 / fan_in), (out, layer.in_channels, size, size))
         arrays.append((number, "weight", weight))
     return [(number, what, value.astype("<f4")) for number, what, value in arrays]
 
 
-def write_random_weights(path: Path, cfg: str, header: bytes = HEADER_0_2, seed: int = 0) -> Path:
+def write_random_weights(path: Path, cfg: str, header: bytes = HEADER_0_2, gain: float = 1.3) -> Path:
     """A `.weights` file for a `.cfg`, filled at random."""
-    path.write_bytes(header + b"".join(value.tobytes() for _, _, value in random_arrays(cfg, seed)))
+    path.write_bytes(header + b"".join(value.tobytes() for _, _, value in random_arrays(cfg, gain=gain)))
     return path

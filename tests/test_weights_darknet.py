@@ -264,6 +264,8 @@ def test_tool_prints_what_matched_and_one_line_of_error(tmp_path):
     )
     bad = run("--out", str(tmp_path / "o.onnx"))
     assert bad.returncode == 2 and ".ckpt or .weights" in bad.stderr
+    bad = run("--out", str(tmp_path / "o.ckpt"), "--bn_epsilon=-1")
+    assert bad.returncode == 2 and "--bn_epsilon: -1.0 must be" in bad.stderr
 
 
 class Outputs(nn.Cell):
@@ -359,7 +361,7 @@ def test_full_size_network_in_opencv_4(tmp_path, opencv4):
     }
     cfg = tmp_path / "yolov4.cfg"
     cfg.write_text(darknet.cfg_text(layers, darknet.Layout(), **settings))
-    weights = write_random_weights(tmp_path / "yolov4.weights", cfg.read_text())
+    weights = write_random_weights(tmp_path / "yolov4.weights", cfg.read_text(), gain=1.0)
     convert(config, weights, tmp_path / "yolov4.ckpt")
     assert len(load_network(network, tmp_path / "yolov4.ckpt").matched) == 541
     found = darknet_cases.run_opencv(opencv4, cfg, weights, picture)

@@ -45,6 +45,8 @@ def convert(config: Config, source: Path, out: Path, epsilon: float | None = Non
         raise UserError(f"--out: {out} must end in .ckpt or .weights")
     if out.resolve() == source.resolve():
         raise UserError(f"--out: {out} is the file that is read; give another name")
+    if epsilon is not None and not 0 < epsilon < 1:
+        raise UserError(f"--bn_epsilon: {epsilon} must be a small positive number such as 0.0001")
     network = build_network(config)
     layers = darknet_layers(network)
     result = _read(config, network, layers, source, epsilon)

@@ -15,12 +15,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from src.checkpoint import BACKBONE
 from src.cspdarknet53 import ComposedMish, CspDarknet53
 from src.yolo import STRIDES, FeatureMap, YoloBlock, YoloV4
 
 # Darknet's words for activations.
 ACTIVATIONS = {nn.Mish: "mish", ComposedMish: "mish", nn.LeakyReLU: "leaky", nn.SiLU: "swish"}
-BACKBONE = "feature_map.backbone."
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def build_network(config: Config) -> YoloV4:
         backbone_activation=config.backbone_activation,
         neck_activation=config.neck_activation,
         lateral_kernel=config.lateral_kernel,
+        downsample_padding=config.downsample_padding,
     )
 
 

@@ -23,6 +23,7 @@ NETWORK_OPTIONS = (
     "backbone_activation",
     "neck_activation",
     "lateral_kernel",
+    "downsample_padding",
     "tile_size",
     "testing_shape",
     "test_img_shape",

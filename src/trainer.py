@@ -7,6 +7,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 
+from src.adversarial import SelfAdversary
 from src.batch_norm import synchronise_batch_norm
 from src.checkpoint import (
     last_checkpoint,
@@ -113,6 +114,7 @@ class Trainer:
             box_kind=config.box_loss,
         )
         forward = ForwardLoss(Normalize(config.image_mean, config.image_std), self.network, loss)
+        self.adversary = SelfAdversary(forward, config.sat_strength)
         update = Update(
             self.optimizer,
             clip_norm=config.clip_norm,
@@ -193,7 +195,10 @@ class Trainer:
             while self.step < last_step:
                 epoch, start = divmod(self.step, self.steps_per_epoch)
                 for batch in self.loader.epoch(epoch, start):
-                    total, parts = self.train_step(ms.Tensor(batch.images), ms.Tensor(batch.boxes))
+                    images, boxes = ms.Tensor(batch.images), ms.Tensor(batch.boxes)
+                    if self._is_adversarial():
+                        images = self._attacked(images, boxes)
+                    total, parts = self.train_step(images, boxes)
                     loss = float(total.asnumpy())
                     if not math.isfinite(loss):
                         self._stop_on_bad_loss(loss, batch)
@@ -221,6 +226,17 @@ class Trainer:
             )
         self.logger.info("==========end training===============")
         return self.best_map
+
+    def _is_adversarial(self) -> bool:
+        """Whether this step trains on pictures that the network has changed; the same draw after a resume."""
+        draw = np.random.default_rng((self.config.seed, self.step)).random()
+        return self.config.sat > 0 and draw < self.config.sat
+
+    def _attacked(self, images: ms.Tensor, boxes: ms.Tensor) -> ms.Tensor:
+        self.network.set_train(False)
+        images = self.adversary(images, boxes)
+        self.train_step.set_train()
+        return images
 
     def _log(self, meter: "LossMeter") -> None:
         loss, parts, steps, seconds = meter.take()

@@ -13,6 +13,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from src.cspdarknet53 import BACKBONE_LAYERS, BACKBONE_SHAPE, CspDarknet53, conv_block
+from src.drop_block import DropBlock
 from src.errors import UserError
 
 ANCHORS = np.array(
@@ -87,8 +88,12 @@ class FeatureMap(nn.Cell):
         activation: str,
         lateral_kernel: int,
         downsample_padding: str,
+        drop_block: float,
+        drop_block_size: int,
     ):
         super().__init__()
+        self.drops = drop_block > 0
+        self.drop_block = DropBlock(drop_block, drop_block_size)
         c3, c4, c5 = (channels // 2 for channels in backbone_shape[2:])
 
         def conv(in_channels, out_channels, kernel_size, stride=1):
@@ -116,6 +121,9 @@ class FeatureMap(nn.Cell):
 
     def construct(self, x):
         stride8, stride16, stride32 = self.backbone(x)
+        if self.drops:
+            stride8, stride16 = self.drop_block(stride8), self.drop_block(stride16)
+            stride32 = self.drop_block(stride32)
         top = self.conv3(self.conv2(self.conv1(stride32)))
         top = self.conv6(self.conv5(self.conv4(self.pyramid_pooling(top))))
         middle = self.backblock0(self.join((upsample(self.conv7(top)), self.conv8(stride16))))
@@ -137,6 +145,7 @@ class YoloV4(nn.Cell):
         backbone_activation, neck_activation: mish, mish_composed, leaky or silu (`activation_cell`).
         lateral_kernel: kernel of the convolution in front of the second upsampling.
         downsample_padding: same or symmetric zeros around the input of stride-2 convolutions (`conv_block`).
+        drop_block, drop_block_size: of the backbone's three maps in training (`DropBlock`).
 
     Inputs:
         x float32 (N, 3, H, W), normalised RGB, H and W multiples of 32.
@@ -160,6 +169,8 @@ class YoloV4(nn.Cell):
         neck_activation: str = "leaky",
         lateral_kernel: int = 1,
         downsample_padding: str = "same",
+        drop_block: float = 0.0,
+        drop_block_size: int = 7,
     ):
         super().__init__()
         if num_classes < 1:
@@ -173,7 +184,14 @@ class YoloV4(nn.Cell):
         )
         head_channels = ANCHORS_A_CELL * (5 + num_classes)
         self.feature_map = FeatureMap(
-            backbone, backbone_shape, head_channels, neck_activation, lateral_kernel, downsample_padding
+            backbone,
+            backbone_shape,
+            head_channels,
+            neck_activation,
+            lateral_kernel,
+            downsample_padding,
+            drop_block,
+            drop_block_size,
         )
 
     def construct(self, x):

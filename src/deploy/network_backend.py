@@ -58,6 +58,8 @@ def build_network(config: Config) -> YoloV4:
         neck_activation=config.neck_activation,
         lateral_kernel=config.lateral_kernel,
         downsample_padding=config.downsample_padding,
+        drop_block=config.drop_block,
+        drop_block_size=config.drop_block_size,
     )
 
 

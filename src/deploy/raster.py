@@ -1,8 +1,8 @@
 """Scenes read by window as 8-bit RGB: GeoTIFF and all else that GDAL knows, or plain pictures.
 
-A GeoTIFF is read through rasterio (optional, requirements-scenes.txt) and never held whole. PNG, JPEG and BMP
-without a choice of bands or a stretch need no rasterio; these formats cannot be read by window, so such a
-picture is decoded at once, up to `image_io.MAX_PIXELS`.
+A GeoTIFF is read through rasterio (optional, requirements-scenes.txt) and never held whole. PNG, JPEG and
+their like need no rasterio, unless bands or a stretch are chosen; these formats cannot be read by window, so
+such a picture is decoded at once, up to `image_io.MAX_PIXELS`.
 """
 
 import os
@@ -17,7 +17,7 @@ import numpy as np
 from src.errors import UserError
 from src.image_io import read_rgb
 
-_PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+_PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _CACHE_BYTES = 256 << 20  # of decoded blocks in GDAL, for rows of tiles that overlap
 _SAMPLE_PIXELS = 4_000_000  # of which percentiles are taken
 _SAMPLE_SIDE = 64

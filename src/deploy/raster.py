@@ -67,7 +67,7 @@ class GeoRaster:
         self.bands = _choose_bands(path, dataset, bands)
         self._check_kind(stretch)
         self._has_mask = any("all_valid" not in _flags(dataset, band) for band in self.bands)
-        self._floating = np.dtype(dataset.dtypes[self.bands[0] - 1]).kind == "f"
+        self._floating = any(np.dtype(dataset.dtypes[band - 1]).kind == "f" for band in self.bands)
         self._limits = self._find_limits(stretch) if stretch is not None else None
 
     def read(self, x: int, y: int, width: int, height: int) -> np.ndarray | None:
@@ -80,6 +80,11 @@ class GeoRaster:
         if not valid.any():
             return None
         return self._to_rgb(values)
+
+    def close(self) -> None:
+        """Close the file, after a thread that is still reading: GDAL crashes on a handle that is gone."""
+        with self._lock:
+            self._dataset.close()
 
     def preview(self, max_side: int) -> np.ndarray:
         """The whole scene, its longer side at most `max_side`, of overviews where the file has them."""
@@ -204,7 +209,10 @@ def open_raster(
         with dataset:
             raster = GeoRaster(path, dataset, bands, stretch)
             _check_complete(path, dataset, raster.bands)
-            yield raster
+            try:
+                yield raster
+            finally:
+                raster.close()
 
 
 def _open(rasterio, path: Path):

@@ -36,9 +36,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[str]]:
-    """A text file to write to; it appears under its name only when the block ends well (see `atomic_path`)."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+def atomic_write(path: Path, binary: bool = False) -> Iterator[IO]:
+    """A text file (or one of bytes) to write to; it appears only when the block ends well (see `atomic_path`)."""
+    mode, encoding = ("wb", None) if binary else ("w", "utf-8")
+    with atomic_path(path) as temporary, temporary.open(mode, encoding=encoding) as handle:
         yield handle
 
 

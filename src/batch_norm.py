@@ -2,6 +2,8 @@
 
 from mindspore import nn, ops
 
+EPSILON = 1e-5
+
 
 class BatchNorm(nn.BatchNorm2d):
     """`nn.BatchNorm2d`, with the same parameters, whose statistics in training can be those of all ranks.
@@ -15,7 +17,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def __init__(self, channels: int):
         # MindSpore's momentum is the share of the old statistics: 0.9 here is 0.1 elsewhere.
-        super().__init__(channels, momentum=0.9, eps=1e-5)
+        super().__init__(channels, momentum=0.9, eps=EPSILON)
         self.ranks = 1
 
     def synchronise(self, ranks: int) -> None:

@@ -2,11 +2,12 @@
 
 A published `.ckpt` loads with or without the `yolo_network.` prefix; optimizer slots are left out. The
 published network builds a branch that no output uses (`feature_map.backblock0.conv5` and `conv6`); ours
-does not, and a load says so when it meets them.
+does not, and a load says so when it meets them. A MindYOLO checkpoint loads as it is.
 """
 
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import numpy as np
 from mindspore import nn
 
 from src.errors import UserError
+from src.weights import mindyolo
 
 STATE_KEY = "train_state"
 UNUSED_BRANCH = ("feature_map.backblock0.conv5.", "feature_map.backblock0.conv6.")
 # Momentum keeps its velocity under `moments.<name>` in the model zoo and `momentum`-like names elsewhere.
-OPTIMIZER_PREFIXES = ("moments.", "moment1.", "moment2.", "accum.", "stat.")
+OPTIMIZER_PREFIXES = ("moments.", "moment1.", "moment2.", "accum.", "stat.", "ema.", "amp_", "ema_")
 OPTIMIZER_NAMES = (
     "beta1_power",
     "beta2_power",
@@ -44,6 +46,7 @@ class LoadReport:
     optimizer: list[str] = field(default_factory=list)
     filtered: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         parts = [f"{self.path}: {len(self.matched)} parameters matched"]
@@ -56,6 +59,7 @@ class LoadReport:
         if self.other:
             shown = ", ".join(self.other[:4]) + (", ..." if len(self.other) > 4 else "")
             parts.append(f"{len(self.other)} of other layers left out: {shown}")
+        parts.extend(self.notes)
         return "; ".join(parts)
 
 
@@ -114,20 +118,27 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | Non
     return values, state
 
 
-def load_network(network: nn.Cell, path: str | Path, *, skip: tuple[str, ...] = ()) -> LoadReport:
+def load_network(
+    network: nn.Cell, path: str | Path, *, skip: tuple[str, ...] = (), average: bool = True
+) -> LoadReport:
     """Load every parameter of a YOLOv4 network from a checkpoint.
 
     Args:
         network: cell whose parameter names are the published ones.
-        path: checkpoint; names may carry `yolo_network.` in front.
+        path: checkpoint; names may carry `yolo_network.` in front, or be MindYOLO's.
         skip: names that keep their present values (`checkpoint_filter_list` under `filter_weight`).
+        average: take the moving averages (`ema.<name>`) where the checkpoint has them.
 
     Raises:
         UserError: a parameter is missing in the file or has another shape there.
     """
-    values, _ = read_checkpoint(path)
     report = LoadReport(Path(path))
+    values = _read_by_our_names(network, path, report)
     found: dict[str, np.ndarray] = {}
+    averages = {name.removeprefix("ema."): value for name, value in values.items() if name.startswith("ema.")}
+    if averages and average:
+        report.notes.append("their moving averages taken")
+        values = {**values, **averages}
     for raw_name, value in values.items():
         name = raw_name.removeprefix("yolo_network.")
         if is_optimizer_name(name):
@@ -143,30 +154,59 @@ def load_network(network: nn.Cell, path: str | Path, *, skip: tuple[str, ...] = 
 
 
 def load_backbone(network: nn.Cell, path: str | Path) -> LoadReport:
-    """Load a CSPDarknet53 classifier's checkpoint into the network's backbone.
+    """Load a CSPDarknet53 classifier's checkpoint, or a detector's, into the network's backbone.
 
-    Names may carry `network.`, `backbone.`, `feature_map.` in front; the classifier's own layers are
+    Names may carry `network.`, `backbone.`, `feature_map.` in front, or be MindYOLO's; the other layers are
     left out and named in the report.
 
     Raises:
         UserError: a backbone parameter is missing in the file or has another shape there.
     """
-    values, _ = read_checkpoint(path)
     report = LoadReport(Path(path))
+    values = _read_by_our_names(network, path, report)
     wanted = {name for name in _parameters(network) if name.startswith(BACKBONE)}
     found: dict[str, np.ndarray] = {}
+    names = backbone_names(values)
     for raw_name, value in values.items():
-        name = raw_name
-        for prefix in ("yolo_network.", "network.", "feature_map.", "backbone."):
-            name = name.removeprefix(prefix)
+        name = BACKBONE + names.get(raw_name, "")
         if is_optimizer_name(raw_name):
             report.optimizer.append(raw_name)
-        elif BACKBONE + name in wanted:
-            found[BACKBONE + name] = value
+        elif name in wanted:
+            found[name] = value
         else:
             report.other.append(raw_name)
     assign(network, found, report, only=wanted)
     return report
+
+
+def backbone_names(names: Iterable[str]) -> dict[str, str]:
+    """Of the names in a file those that may be a backbone's -> the same without what networks put in front.
+
+    Where some say `backbone.`, the others are not the backbone's: the neck has a `conv1` too.
+    """
+    names = list(names)
+    if any("backbone." in name for name in names):
+        names = [name for name in names if "backbone." in name]
+    found = {}
+    for name in names:
+        found[name] = name
+        for prefix in ("yolo_network.", "network.", "feature_map.", "backbone."):
+            found[name] = found[name].removeprefix(prefix)
+    return found
+
+
+def _read_by_our_names(network: nn.Cell, path: str | Path, report: LoadReport) -> dict[str, np.ndarray]:
+    """Values of a checkpoint; MindYOLO's are translated, which `report` notes."""
+    values, _ = read_checkpoint(path)
+    if not mindyolo.is_mindyolo(values):
+        return values
+    values, sources = mindyolo.translate(values)
+    report.notes.append(
+        f"{len(sources)} by MindYOLO's names, BatchNorm epsilon {mindyolo.MINDYOLO_EPSILON} folded in"
+    )
+    if getattr(network, "downsample_padding", "symmetric") != "symmetric":
+        report.notes.append("trained with downsample_padding symmetric, this network has same")
+    return values
 
 
 def assign(network, values, report, *, skip=(), only=None) -> None:
@@ -183,8 +223,8 @@ def assign(network, values, report, *, skip=(), only=None) -> None:
         if tuple(values[name].shape) != tuple(parameters[name].shape):
             raise UserError(
                 f"{report.path}: {name} has shape {tuple(values[name].shape)}, the network has "
-                f"{tuple(parameters[name].shape)}; set labels and backbone_shape as it was trained, or "
-                "transfer_train for other classes"
+                f"{tuple(parameters[name].shape)}; set labels, backbone_shape and lateral_kernel as "
+                "it was trained, or transfer_train for other classes"
             )
     for name in wanted:
         parameters[name].set_data(ms.Tensor(values[name], parameters[name].dtype))

@@ -358,6 +358,10 @@ def _check_combinations(config: Config) -> Config:
         [int(epoch) for epoch in config.lr_epochs.split(",") if epoch.strip()]
     except ValueError:
         raise UserError(f"lr_epochs: {config.lr_epochs!r} must be epochs separated by commas") from None
+    if config.per_batch_size % config.accumulate:
+        raise UserError(
+            f"accumulate: {config.accumulate} parts do not divide per_batch_size {config.per_batch_size}"
+        )
     changes: dict[str, Any] = {}
     if config.lr_scheduler.startswith("cosine") and config.t_max < config.max_epoch:
         changes["t_max"] = config.max_epoch

@@ -50,11 +50,28 @@ def activation_cell(name: str) -> nn.Cell:
 
 
 def conv_block(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, activation: str = "mish"
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    activation: str = "mish",
+    downsample_padding: str = "same",
 ) -> nn.SequentialCell:
-    """Convolution without bias, BatchNorm and activation; the sides are divided by `stride`."""
+    """Convolution without bias, BatchNorm and activation; the sides are divided by `stride`.
+
+    With a stride of 2 and an even side, `same` adds a zero row below and a zero column on the right alone (as
+    published); `symmetric` adds one on each side (Darknet and PyTorch). With a stride of 1 they are equal.
+
+    Raises:
+        UserError: another name of a padding.
+    """
+    if downsample_padding not in ("same", "symmetric"):
+        raise UserError(f"downsample_padding: {downsample_padding!r} is not one of same, symmetric")
+    padding = {"pad_mode": "same"}
+    if stride > 1 and downsample_padding == "symmetric":
+        padding = {"pad_mode": "pad", "padding": kernel_size // 2}
     return nn.SequentialCell(
-        nn.Conv2d(in_channels, out_channels, kernel_size, stride, pad_mode="same"),
+        nn.Conv2d(in_channels, out_channels, kernel_size, stride, **padding),
         BatchNorm(out_channels),
         activation_cell(activation),
     )
@@ -81,6 +98,7 @@ class CspDarknet53(nn.Cell):
         backbone_shape: output channels of the five stages, even numbers.
         backbone_layers: residual blocks of the five stages, at least one each.
         activation: mish, mish_composed, leaky or silu (`activation_cell`).
+        downsample_padding: same or symmetric (`conv_block`).
 
     Inputs:
         x (N, 3, H, W), H and W multiples of 32.
@@ -99,6 +117,7 @@ class CspDarknet53(nn.Cell):
         backbone_shape: Sequence[int] = BACKBONE_SHAPE,
         backbone_layers: Sequence[int] = BACKBONE_LAYERS,
         activation: str = "mish",
+        downsample_padding: str = "same",
     ):
         super().__init__()
         check_backbone(backbone_input_shape, backbone_shape, backbone_layers)
@@ -106,7 +125,7 @@ class CspDarknet53(nn.Cell):
         c1, c2, c3, c4, c5 = backbone_shape
 
         def conv(in_channels, out_channels, kernel_size, stride=1):
-            return conv_block(in_channels, out_channels, kernel_size, stride, activation)
+            return conv_block(in_channels, out_channels, kernel_size, stride, activation, downsample_padding)
 
         def residuals(channels, hidden, count):
             return nn.SequentialCell([ResidualBlock(channels, hidden, activation) for _ in range(count)])

@@ -1,4 +1,4 @@
-"""Loss of YOLOv4: GIoU, objectness and classes, with targets assigned in the graph from a box tensor.
+"""Loss of YOLOv4: boxes, objectness and classes, with targets assigned in the graph from a box tensor.
 
 The maps of the three strides are put side by side on one axis of cells, as `src.targets` does, so that one
 run over large tensors does the work of three. What takes no gradient (targets, ignore mask) is built from
@@ -12,11 +12,11 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
+from src.box_overlap import KINDS, box_overlap
 from src.errors import UserError
 from src.targets import TargetAssigner, grid_shapes
 from src.yolo import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
 
-EPSILON = 1e-6
 # exp() of more than this is no box, and an infinite one would turn the loss of a whole batch into NaN.
 LARGEST_LOG_SIZE = 20.0
 # Boxes times cells of one piece of the ignore mask: pieces that fit a cache are faster than one.
@@ -41,24 +41,6 @@ def _cell_tables(input_hw, anchors, scale_x_y):
 def cross_entropy(logit, target):
     """Binary cross entropy of a logit: log(1 + exp(x)) - x t, four times as fast on the CPU as the kernel."""
     return ops.softplus(logit) - logit * target
-
-
-def generalized_iou(x, y, w, h, true_x, true_y, true_w, true_h):
-    """GIoU of pairs of boxes given by centre and size, arrays of one shape; within -1..1.
-
-    IoU - (hull - union) / hull, https://arxiv.org/abs/1902.09630, with 1e-6 added to union and hull.
-    """
-    left, right, top, bottom = x - w / 2, x + w / 2, y - h / 2, y + h / 2
-    true_left, true_right = true_x - true_w / 2, true_x + true_w / 2
-    true_top, true_bottom = true_y - true_h / 2, true_y + true_h / 2
-    common_w = ops.relu(ops.minimum(right, true_right) - ops.maximum(left, true_left))
-    common_h = ops.relu(ops.minimum(bottom, true_bottom) - ops.maximum(top, true_top))
-    common = common_w * common_h
-    union = w * h + true_w * true_h - common + EPSILON
-    hull_w = ops.maximum(right, true_right) - ops.minimum(left, true_left)
-    hull_h = ops.maximum(bottom, true_bottom) - ops.minimum(top, true_top)
-    hull = hull_w * hull_h + EPSILON
-    return ops.clamp(common / union - (hull - union) / hull, -1.0, 1.0)
 
 
 class OverlapsAny(nn.Cell):
@@ -126,7 +108,7 @@ def _piece_numbers(pieces, piece):
 class YoloLoss(nn.Cell):
     """Loss of a batch.
 
-    Box: gain * (2 - w h) * (1 - GIoU), w and h the object's as shares of the input. Objectness: binary cross
+    Box: gain * (2 - w h) * (1 - overlap), w and h the object's as shares of the input. Objectness: binary cross
     entropy of cells with an object and of those whose prediction overlaps no object of their stride by
     `ignore_threshold`. Class: binary cross entropy of cells with an object. All summed over cells and divided
     by the batch.
@@ -139,6 +121,7 @@ class YoloLoss(nn.Cell):
         label_smooth, label_smooth_factor: as of `TargetAssigner`.
         gains: of box, objectness, class.
         head_gains: of strides 32, 16, 8.
+        box_kind: giou as published, diou or ciou (`src.box_overlap`).
 
     Inputs:
         raw32, raw16, raw8: outputs of `YoloV4`, (N, 3 * (5 + C), H, W) each.
@@ -162,10 +145,14 @@ class YoloLoss(nn.Cell):
         label_smooth_factor: float = 0.1,
         gains: Sequence[float] = (10, 1, 1),
         head_gains: Sequence[float] = (1, 1, 1),
+        box_kind: str = "giou",
     ):
         super().__init__()
         if not 0 < ignore_threshold <= 1:
             raise UserError(f"ignore_threshold: {ignore_threshold} is outside (0, 1]")
+        if box_kind not in KINDS:
+            raise UserError(f"box_loss: {box_kind!r} is not one of {', '.join(KINDS)}")
+        self.box_kind = box_kind
         self.num_classes = num_classes
         self.anchors, self.scale_x_y = head_settings(anchors, scale_x_y)
         self.overlaps_any = OverlapsAny(ignore_threshold)
@@ -192,7 +179,8 @@ class YoloLoss(nn.Cell):
         assigned, truth = ops.stop_gradient(assigned), ops.stop_gradient(truth)
         true_x, true_y, true_w, true_h = truth[0], truth[1], truth[2], truth[3]
         weight = assigned * (2 - true_w * true_h)
-        box_loss = weight * (1 - generalized_iou(x, y, w, h, true_x, true_y, true_w, true_h))
+        overlap = box_overlap(self.box_kind, (x, y, w, h), (true_x, true_y, true_w, true_h))
+        box_loss = weight * (1 - overlap)
 
         counted = ops.stop_gradient(self._counted(x, y, w, h, boxes, in_stride, input_hw))
         objectness = cross_entropy(t_object.squeeze(2), assigned) * ops.maximum(assigned, counted)

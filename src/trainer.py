@@ -27,9 +27,10 @@ from src.initializer import initialize, set_head_prior
 from src.logger import progress_bar, setup_logger, step_line
 from src.loss import YoloLoss
 from src.lr_scheduler import learning_rates
+from src.network_setup import freeze, recompute_backbone, set_precision
 from src.optimizer import create_adam, create_momentum, optimizer_slots
 from src.runtime import Runtime
-from src.train_step import ForwardLoss, TrainStep
+from src.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
 from src.transforms import TrainAugment
 from src.yolo import Normalize
 from src.yolo_dataset import load_detection_set, resolve_set
@@ -70,7 +71,15 @@ class Trainer:
             set_head_prior(self.network, config.head_prior)
         if config.sync_bn and runtime.group_size > 1:
             synchronise_batch_norm(self.network, runtime.group_size)
+        freeze(self.network, config.freeze)
+        set_precision(self.network, config.ms_amp_level)
+        if config.recompute:
+            recompute_backbone(self.network)
         self.optimizer = self._create_optimizer()
+        self.scaler = None
+        if config.ms_amp_level != "O0":
+            self.scaler = LossScaler(config.amp_loss_scale, config.amp_dynamic)
+        self.average = MovingAverage(self.network, config.ema_decay) if config.ema_decay else None
         self.step = 0  # steps done, over all epochs
         self.best_map, self.best_epoch = -1.0, 0
         self._load_start()
@@ -90,7 +99,7 @@ class Trainer:
             loss_scale=config.loss_scale,
         )
 
-    def _create_train_step(self) -> TrainStep:
+    def _create_train_step(self) -> TrainStep | AccumulatedStep:
         config = self.config
         loss = YoloLoss(
             config.num_classes,
@@ -101,10 +110,28 @@ class Trainer:
             label_smooth_factor=config.label_smooth_factor,
             gains=config.bbox_class_loss_coff,
             head_gains=config.detect_head_loss_coff,
+            box_kind=config.box_loss,
         )
         forward = ForwardLoss(Normalize(config.image_mean, config.image_std), self.network, loss)
-        step = TrainStep(forward, self.optimizer, config.clip_norm, self.runtime.group_size)
-        return step.set_train()
+        update = Update(
+            self.optimizer,
+            clip_norm=config.clip_norm,
+            group_size=self.runtime.group_size,
+            scaler=self.scaler,
+            average=self.average,
+        )
+        if config.accumulate > 1:
+            return AccumulatedStep(forward, update, config.accumulate).set_train()
+        return TrainStep(forward, update).set_train()
+
+    def _state_parameters(self) -> list[ms.Parameter]:
+        """What a resumed run needs beside the network's own parameters."""
+        extra = [*optimizer_slots(self.optimizer)]
+        if self.average is not None:
+            extra += [*self.average.averages, self.average.updates]
+        if self.scaler is not None:
+            extra += [self.scaler.scale, self.scaler.good_steps]
+        return extra
 
     def _load_start(self) -> None:
         """Weights to start from; resuming wins over the checkpoint, that over the backbone."""
@@ -118,10 +145,12 @@ class Trainer:
             self.logger.info("load %s", load_network(self.network, config.pretrained_checkpoint, skip=skip))
         elif config.pretrained_backbone:
             self.logger.info("load backbone %s", load_backbone(self.network, config.pretrained_backbone))
+        if self.average is not None and self.step == 0:
+            self.average.reset()
 
     def _resume(self, path: Path) -> None:
         """Weights, optimizer, position in the schedule, epoch, step and best result of an earlier run."""
-        self.logger.info("resume %s", load_network(self.network, path))
+        self.logger.info("resume %s", load_network(self.network, path, average=False))
         values, state = read_checkpoint(path)
         if state is None:
             self.logger.warning("%s carries no training state (a published checkpoint): weights only", path)
@@ -135,9 +164,12 @@ class Trainer:
         else:
             self.step = state["step"]
         self.best_map, self.best_epoch = state["best_map"], state["best_epoch"]
-        for slot in optimizer_slots(self.optimizer):
+        for slot in self._state_parameters():
             if slot.name not in values:
-                raise UserError(f"{path}: lacks {slot.name}; use it as pretrained_checkpoint instead")
+                raise UserError(
+                    f"{path}: lacks {slot.name}; resume with the options that it was written with, or use it "
+                    "as pretrained_checkpoint"
+                )
             slot.set_data(ms.Tensor(values[slot.name], slot.dtype))
         self.optimizer.global_step.set_data(ms.Tensor([self.step], ms.int32))
 
@@ -210,7 +242,7 @@ class Trainer:
         raise UserError(
             f"the loss is {loss} at epoch {self.step // self.steps_per_epoch + 1}, step {self.step + 1}, "
             f"pictures: {names}; nothing was saved after the last checkpoint. Lower lr, raise warmup_epochs, "
-            "set clip_norm, or look at these pictures' boxes"
+            "set clip_norm (with ms_amp_level: lower amp_loss_scale), or look at these pictures' boxes"
         )
 
     # ---------------------------------------------------------------- checkpoints and evaluation
@@ -239,7 +271,7 @@ class Trainer:
             "best_epoch": self.best_epoch,
             "options": {key: self.config[key] for key in NETWORK_OPTIONS},
         }
-        parameters = [*self.network.get_parameters(), *optimizer_slots(self.optimizer)]
+        parameters = [*self.network.get_parameters(), *self._state_parameters()]
         target = path or self.checkpoint_folder / f"{self.runtime.rank}-{epoch}_{self.step}.ckpt"
         save_checkpoint(parameters, target, state)
         if path is None:
@@ -258,9 +290,13 @@ class Trainer:
     def _evaluate(self, epoch: int) -> None:
         """Score the validation set; keep the checkpoint if it is the best so far."""
         self.network.set_train(False)
+        if self.average is not None:
+            self.average.swap()
         result = evaluate_set(
             self.backend, self.validation_set, self.config, self.folder, self.runtime
         ).result
+        if self.average is not None:
+            self.average.swap()
         self.train_step.set_train()
         self.logger.info("epoch: %d, mAP:\n%s", epoch, result.report())
         if result.mean_ap < self.best_map:

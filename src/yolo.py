@@ -86,12 +86,13 @@ class FeatureMap(nn.Cell):
         head_channels: int,
         activation: str,
         lateral_kernel: int,
+        downsample_padding: str,
     ):
         super().__init__()
         c3, c4, c5 = (channels // 2 for channels in backbone_shape[2:])
 
         def conv(in_channels, out_channels, kernel_size, stride=1):
-            return conv_block(in_channels, out_channels, kernel_size, stride, activation)
+            return conv_block(in_channels, out_channels, kernel_size, stride, activation, downsample_padding)
 
         self.backbone = backbone
         self.conv1 = conv(2 * c5, c5, 1)
@@ -135,6 +136,7 @@ class YoloV4(nn.Cell):
             for the stem, then the output of the stage before.
         backbone_activation, neck_activation: mish, mish_composed, leaky or silu (`activation_cell`).
         lateral_kernel: kernel of the convolution in front of the second upsampling.
+        downsample_padding: same or symmetric zeros around the input of stride-2 convolutions (`conv_block`).
 
     Inputs:
         x float32 (N, 3, H, W), normalised RGB, H and W multiples of 32.
@@ -157,6 +159,7 @@ class YoloV4(nn.Cell):
         backbone_activation: str = "mish",
         neck_activation: str = "leaky",
         lateral_kernel: int = 1,
+        downsample_padding: str = "same",
     ):
         super().__init__()
         if num_classes < 1:
@@ -164,10 +167,13 @@ class YoloV4(nn.Cell):
         if backbone_input_shape is None:
             backbone_input_shape = (max(1, backbone_shape[0] // 2), *backbone_shape[:-1])
         self.num_classes = num_classes
-        backbone = CspDarknet53(backbone_input_shape, backbone_shape, backbone_layers, backbone_activation)
+        self.downsample_padding = downsample_padding
+        backbone = CspDarknet53(
+            backbone_input_shape, backbone_shape, backbone_layers, backbone_activation, downsample_padding
+        )
         head_channels = ANCHORS_A_CELL * (5 + num_classes)
         self.feature_map = FeatureMap(
-            backbone, backbone_shape, head_channels, neck_activation, lateral_kernel
+            backbone, backbone_shape, head_channels, neck_activation, lateral_kernel, downsample_padding
         )
 
     def construct(self, x):

@@ -98,6 +98,18 @@ def test_backbone_checkpoint(tmp_path, prefix):
     assert np.array_equal(network.feature_map.conv1[0].weight.asnumpy(), neck_before)
 
 
+def test_backbone_of_a_whole_network(tmp_path):
+    """The neck's conv1 is not taken for the backbone's."""
+    values = slim_values(slim_network(5))
+    network = slim_network(3)
+    report = load_backbone(network, write_ckpt(tmp_path / "whole.ckpt", values))
+    wanted = [name for name in values if name.startswith(checkpoint.BACKBONE)]
+    assert sorted(report.matched) == sorted(wanted)
+    assert len(report.other) == len(values) - len(wanted)
+    name = "feature_map.backbone.conv1.0.weight"
+    assert np.array_equal(network.feature_map.backbone.conv1[0].weight.asnumpy(), values[name])
+
+
 def test_wrong_shape_and_missing_name_are_refused_by_name(tmp_path):
     network = slim_network()
     values = slim_values(network)

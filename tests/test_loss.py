@@ -7,7 +7,7 @@ from mindspore import Tensor
 
 import src.loss
 from src.errors import UserError
-from src.loss import OverlapsAny, YoloLoss, cross_entropy, generalized_iou
+from src.loss import OverlapsAny, YoloLoss, cross_entropy
 from src.yolo import STRIDES
 
 
@@ -81,48 +81,10 @@ def test_padding_pieces_and_gains(monkeypatch):
     np.testing.assert_allclose(scaled, parts * np.outer(head_gains, gains / [10, 1, 1]), rtol=1e-5)
 
 
-def numpy_giou(boxes, truth):
-    """GIoU by corners, in double precision."""
-    (x, y, w, h), (tx, ty, tw, th) = boxes.astype(np.float64), truth.astype(np.float64)
-    common = np.maximum(
-        0, np.minimum(x + w / 2, tx + tw / 2) - np.maximum(x - w / 2, tx - tw / 2)
-    ) * np.maximum(0, np.minimum(y + h / 2, ty + th / 2) - np.maximum(y - h / 2, ty - th / 2))
-    union = w * h + tw * th - common + 1e-6
-    hull = (np.maximum(x + w / 2, tx + tw / 2) - np.minimum(x - w / 2, tx - tw / 2)) * (
-        np.maximum(y + h / 2, ty + th / 2) - np.minimum(y - h / 2, ty - th / 2)
-    ) + 1e-6
-    return common / union - (hull - union) / hull
-
-
 def random_boxes(rng, count):
     return np.concatenate([rng.uniform(0.2, 0.8, (2, count)), rng.uniform(0.05, 0.4, (2, count))]).astype(
         np.float32
     )
-
-
-def test_giou_and_its_gradient_equal_finite_differences():
-    rng = np.random.default_rng(2)
-    boxes, truth = random_boxes(rng, 500), random_boxes(rng, 500)
-    # Pairs apart on both axes: the overlap is none, not the product of two negative sides.
-    boxes[:, :2], truth[:, :2] = [[0.2], [0.2], [0.1], [0.1]], [[0.8], [0.7], [0.2], [0.1]]
-    planes = [Tensor(plane) for plane in (*boxes, *truth)]
-    ours = ms.jit(generalized_iou)(*planes).asnumpy()
-    np.testing.assert_allclose(ours, numpy_giou(boxes, truth), rtol=0, atol=1e-5)
-    assert ours[0] < 0
-    gradients = ms.jit(ms.grad(generalized_iou, grad_position=(0, 1, 2, 3)))(*planes)
-    for number, gradient in enumerate(gradients):
-        step = np.zeros((4, 1))
-        step[number] = 1e-6
-        wide = (
-            numpy_giou(boxes.astype(np.float64) + step, truth),
-            numpy_giou(boxes.astype(np.float64) - step, truth),
-        )
-        np.testing.assert_allclose(gradient.asnumpy(), (wide[0] - wide[1]) / 2e-6, rtol=1e-3, atol=1e-3)
-
-
-def test_identical_boxes_have_giou_one():
-    planes = [Tensor(np.float32([value])) for value in (0.5, 0.5, 0.3, 0.2) * 2]
-    assert float(ms.jit(generalized_iou)(*planes).asnumpy()[0]) == pytest.approx(1, abs=1e-4)
 
 
 def test_overlaps_any_equals_brute_force():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.cspdarknet53 import ComposedMish, CspDarknet53, activation_cell
+from src.cspdarknet53 import ComposedMish, CspDarknet53, activation_cell, conv_block
 from src.errors import UserError
 from src.loss import YoloLoss
 from src.yolo import ANCHORS, SCALE_X_Y, Normalize, SpatialPyramidPooling, YoloDecoder, YoloDetector, YoloV4
@@ -151,6 +151,27 @@ def test_slim_network_scales_backbone_and_neck_and_takes_any_multiple_of_32():
         assert [level.shape for level in decoded] == wanted
 
 
+@pytest.mark.parametrize(("padding", "before"), [("same", 0), ("symmetric", 1)])
+def test_downsample_padding_by_its_definition(padding, before):
+    block = conv_block(2, 3, 3, 2, downsample_padding=padding)
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(1, 2, 6, 8)).astype(np.float32)
+    weight = rng.normal(size=(3, 2, 3, 3)).astype(np.float32)
+    block[0].weight.set_data(Tensor(weight))
+    padded = np.pad(x, ((0, 0), (0, 0), (before, 1), (before, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))[:, :, ::2, ::2]
+    wanted = np.einsum("nchwij,ocij->nohw", windows[:, :, :3, :4], weight)
+    np.testing.assert_allclose(block[0](Tensor(x)).asnumpy(), wanted, rtol=0, atol=1e-5)
+
+
+def test_downsample_padding_reaches_every_stride_2_convolution():
+    for padding, mode in (("same", "same"), ("symmetric", "pad")):
+        network = YoloV4(3, **SLIM, downsample_padding=padding)
+        cells = [cell for _, cell in network.cells_and_names() if isinstance(cell, nn.Conv2d)]
+        halving = [cell for cell in cells if cell.stride == (2, 2)]
+        assert [cell.pad_mode for cell in halving] == [mode] * 7
+
+
 def test_first_stage_may_have_more_blocks():
     names = [parameter.name for parameter in CspDarknet53(backbone_layers=(3, 1, 1, 1, 1)).get_parameters()]
     added = {name.split(".")[1] for name in names if name.startswith("layer1.")}
@@ -173,6 +194,7 @@ def test_options_of_the_other_published_variant():
         ({"backbone_layers": (0, 1, 1, 1, 1)}, "backbone_layers"),
         ({"backbone_input_shape": (32, 64, 128, 256, 500)}, "backbone_input_shape"),
         ({"neck_activation": "relu7", **SLIM}, "relu7"),
+        ({"downsample_padding": "valid", **SLIM}, "downsample_padding: 'valid'"),
     ],
 )
 def test_options_that_make_no_network_are_named(options, message):

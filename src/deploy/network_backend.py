@@ -23,6 +23,7 @@ NETWORK_OPTIONS = (
     "backbone_activation",
     "neck_activation",
     "lateral_kernel",
+    "downsample_padding",
     "tile_size",
     "testing_shape",
     "test_img_shape",
@@ -56,6 +57,7 @@ def build_network(config: Config) -> YoloV4:
         backbone_activation=config.backbone_activation,
         neck_activation=config.neck_activation,
         lateral_kernel=config.lateral_kernel,
+        downsample_padding=config.downsample_padding,
     )
 
 

@@ -1,0 +1,158 @@
+"""From one system's file of weights to another's: read by what the file is, written by the ending asked for."""
+
+from pathlib import Path
+
+import mindspore as ms
+
+from src.atomic import atomic_write
+from src.batch_norm import EPSILON
+from src.checkpoint import (
+    BACKBONE,
+    LoadReport,
+    assign,
+    backbone_names,
+    load_backbone,
+    load_network,
+    read_checkpoint,
+    save_checkpoint,
+)
+from src.config import Config
+from src.deploy.network_backend import build_network
+from src.errors import UserError
+from src.weights import darknet, mindyolo, torch_state
+from src.weights.conversion import Conversion
+from src.weights.layer_order import Layer, darknet_layers
+
+_READABLE = "a MindSpore .ckpt (ours, published or MindYOLO's), Darknet's .weights or a PyTorch state dict"
+
+
+def convert(config: Config, source: Path, out: Path, epsilon: float | None = None) -> Conversion:
+    """Read weights of any known system and write them as `.ckpt` or `.weights` (with `.cfg` and `.names`).
+
+    Beside `out` a table tells where each parameter came from (`<out>.tsv`).
+
+    Args:
+        config: describes the network: labels, backbone_shape and so on.
+        source: the file to read.
+        out: the file to write; its ending tells the format.
+        epsilon: what the source's BatchNorm adds to the variance, where it is neither Darknet's and PyTorch's
+            0.00001 nor MindYOLO's 0.001.
+
+    Raises:
+        UserError: the file cannot be read, is of another network, or the ending of `out` is unknown.
+    """
+    if out.suffix not in (".ckpt", ".weights"):
+        raise UserError(f"--out: {out} must end in .ckpt or .weights")
+    if out.resolve() == source.resolve():
+        raise UserError(f"--out: {out} is the file that is read; give another name")
+    if epsilon is not None and not 0 < epsilon < 1:
+        raise UserError(f"--bn_epsilon: {epsilon} must be a small positive number such as 0.0001")
+    network = build_network(config)
+    layers = darknet_layers(network)
+    result = _read(config, network, layers, source, epsilon)
+    only = None if len(result.values) == len(network.parameters_dict()) else result.values
+    assign(network, result.values, LoadReport(source), only=only)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".ckpt":
+        save_checkpoint([ms.Parameter(value, name=name) for name, value in _tensors(result)], out)
+    else:
+        _write_darknet(config, layers, result, out)
+    with atomic_write(out.with_name(f"{out.name}.tsv")) as handle:
+        handle.write(result.table())
+    return result
+
+
+def _tensors(result: Conversion):
+    return ((name, ms.Tensor(value)) for name, value in result.values.items())
+
+
+def _write_darknet(config: Config, layers: list[Layer], result: Conversion, out: Path) -> None:
+    """`.weights`, `.cfg` and, for a whole network, `.names`; only the first layers if there are no more."""
+    kept = darknet.first_layers(layers, result.values)
+    layout = darknet.own_layout(kept, config.image_mean, config.image_std)
+    darknet.write_weights(out, kept, result.values, layout)
+    text = darknet.cfg_text(
+        kept,
+        layout,
+        input_hw=config.eval_input_hw,
+        anchors=config.anchor_scales,
+        classes=config.num_classes,
+        scale_x_y=config.scale_x_y,
+        ignore_threshold=config.ignore_threshold,
+    )
+    with atomic_write(out.with_suffix(".cfg")) as handle:
+        handle.write(text)
+    if len(kept) == len(layers):
+        with atomic_write(out.with_suffix(".names")) as handle:
+            handle.write("".join(f"{label}\n" for label in config.labels))
+
+
+def _read(config: Config, network, layers: list[Layer], source: Path, epsilon: float | None) -> Conversion:
+    if not source.is_file():
+        raise UserError(f"--from: {source}: no such file")
+    with source.open("rb") as handle:
+        start = handle.read(12)
+    is_checkpoint = start[:1] == b"\n"  # the tag of the first field of a MindSpore checkpoint
+    usual = EPSILON
+    if source.suffix == ".weights" or darknet.looks_like_weights(start):
+        result = darknet.read_weights(source, layers, config.image_mean, config.image_std)
+    elif source.suffix in (".pt", ".pth") or start[:2] == b"PK" or start[:1] == b"\x80":
+        result = torch_state.match_state(source, torch_state.read_state(source), layers)
+    elif source.suffix == ".ckpt" or is_checkpoint:
+        result, usual = _read_checkpoint(network, source)
+    else:
+        raise UserError(f"{source}: not weights that are known here; give {_READABLE}")
+    if epsilon is not None:
+        result.values = mindyolo.fold_epsilon(result.values, EPSILON + epsilon - usual)
+    return result
+
+
+def _read_checkpoint(network, source: Path) -> tuple[Conversion, float]:
+    """A MindSpore checkpoint of the whole network or of its backbone, and the epsilon of its system."""
+    values, _ = read_checkpoint(source)
+    sources = mindyolo.translate(values)[1]
+    whole = any(name.endswith("feature_map.conv1.0.weight") for name in (*values, *sources))
+    report = (load_network if whole else load_backbone)(network, source)
+    result = Conversion(source, notes=list(report.notes))
+    parameters = network.parameters_dict()
+    for name in report.matched:
+        result.add(name, parameters[name].asnumpy(), sources.get(name, name))
+    if not whole:
+        result.notes.append("the backbone alone")
+    if report.other:
+        result.notes.append(f"{len(report.other)} of other layers left out: {', '.join(report.other[:4])}")
+    return result, mindyolo.MINDYOLO_EPSILON if sources else EPSILON
+
+
+def rename_backbone(source: Path, out: Path) -> str:
+    """Rename a CSPDarknet53 checkpoint: the model zoo's names, which are ours, to MindYOLO's, and MindYOLO's to ours.
+
+    On the way to MindYOLO values stay as they are, as by MindYOLO's own script; on the way from it, the
+    difference of epsilon goes into the moving variance. Other layers are left out.
+
+    Returns:
+        One line on what was done.
+
+    Raises:
+        UserError: the file holds no such backbone.
+    """
+    values, _ = read_checkpoint(source)
+    system = "the model zoo's"
+    if mindyolo.is_mindyolo(values):
+        values, sources = mindyolo.translate(values)
+        found = {name: name for name in sources if name.startswith(BACKBONE)}
+    else:
+        system = "MindYOLO's"
+        found = {mindyolo.mindyolo_name(name): raw for raw, name in backbone_names(values).items()}
+        found.pop(None, None)
+        sources = found
+    if not found:
+        raise UserError(f"{source}: holds no CSPDarknet53 (neither the model zoo's names nor MindYOLO's)")
+    result = Conversion(source)
+    for name, raw in found.items():
+        result.add(name, values[raw], sources[name])
+    save_checkpoint([ms.Parameter(value, name=name) for name, value in _tensors(result)], out)
+    with atomic_write(out.with_name(f"{out.name}.tsv")) as handle:
+        handle.write(result.table())
+    others = len(values) - len(found)
+    return f"{source}: {len(found)} parameters by {system} names in {out}; {others} of other layers left out"

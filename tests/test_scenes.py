@@ -1,9 +1,11 @@
 """Whole scenes: a detector that finds drawn rectangles, tiled and merged, on the map where they are."""
 
+import gc
 import json
 import math
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,9 @@ import shapely
 from rasterio.transform import Affine
 
 from src.data_loader import planes_first
+from src.deploy import scenes
 from src.deploy.merge import MergeOptions
+from src.deploy.raster import open_raster
 from src.deploy.scene_tiles import SceneTiles
 from src.deploy.scenes import SceneOptions, detect_scene, draw_preview, write_scene_maps
 from src.errors import UserError
@@ -67,9 +71,6 @@ def test_merge_is_needed(tmp_path):
     path = save(tmp_path / "scene.png", draw(1500, 1100, boxes, classes))
     one_tile = detect(path, tile_size=1500)
     assert one_tile.tiles == 1
-    from src.deploy import scenes
-    from src.deploy.raster import open_raster
-
     with open_raster(path) as raster:
         loader = SceneTiles(raster, input_hw=INPUT_HW, batch_size=4)
         in_tiles, _ = scenes._detect_tiles(find_rectangles, loader, POST, "scene")
@@ -139,9 +140,7 @@ def test_one_pixel(tmp_path):
     assert (result.width, result.height, result.tiles, len(result.found)) == (1, 1, 1, 0)
 
 
-def test_tiles_cover_the_scene_and_batches_have_one_shape(tmp_path):
-    from src.deploy.raster import open_raster
-
+def test_tiles_cover_the_scene_and_batches_have_one_shape(tmp_path, monkeypatch):
     with open_raster(save(tmp_path / "a.png", draw(700, 500, [], []))) as raster:
         loader = SceneTiles(raster, input_hw=(160, 320), batch_size=5, overlap=0.25)
         covered = np.zeros((500, 700), int)
@@ -155,7 +154,12 @@ def test_tiles_cover_the_scene_and_batches_have_one_shape(tmp_path):
             range(len(loader.tiles))
         )
         assert len(batches) == len(loader)
-        for options, name in (({"overlap": 1.0}, "tile_overlap"), ({"tile_size": -4}, "tile_size")):
+        monkeypatch.setattr("src.deploy.scene_tiles._MOST_TILES", 1000)
+        for options, name in (
+            ({"overlap": 1.0}, "tile_overlap"),
+            ({"tile_size": -4}, "tile_size"),
+            ({"overlap": 0.999, "tile_size": 30}, "tiles; raise"),
+        ):
             with pytest.raises(UserError, match=name):
                 SceneTiles(raster, input_hw=INPUT_HW, batch_size=1, **options)
 
@@ -291,17 +295,33 @@ def test_preview_shows_the_boxes(tmp_path):
     assert detect(tmp_path / "a.png", preview_side=0).preview is None
 
 
-def test_an_error_of_the_network_and_a_damaged_scene_end_the_threads(tmp_path):
-    import threading
-
-    path = save(tmp_path / "a.png", draw(900, 900, [], []))
+def test_an_error_of_the_network_ends_the_threads_and_closes_the_file(tmp_path):
+    path = write_tif(tmp_path / "a.tif", draw(3000, 3000, [], []), tiled=True, compress="deflate")
+    rasters = []
 
     def broken(_):
         raise ZeroDivisionError("here")
 
-    with pytest.raises(ZeroDivisionError, match="here"):
-        detect_scene(broken, path, NAMES, INPUT_HW, SceneOptions(), POST)
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError, match="here"):
+            detect_scene(broken, path, NAMES, INPUT_HW, SceneOptions(batch_size=2), POST)
+    with open_raster(path) as raster:
+        rasters.append(raster)
+    with pytest.raises(UserError, match="cannot be read"):
+        rasters[0].read(0, 0, 5, 5)
+    gc.collect()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("data", "postprocess"))]
+
+
+def test_damage_in_the_middle_of_a_scene_is_one_error_with_its_place(tmp_path):
+    path = write_tif(tmp_path / "a.tif", draw(1500, 1500, [], []), tiled=True, compress="deflate")
+    with rasterio.open(path) as dataset:
+        start = int(dataset.get_tag_item("BLOCK_OFFSET_4_4", "TIFF", 1))
+    data = bytearray(path.read_bytes())
+    data[start : start + 40] = bytes(40)
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"a\.tif: damaged at x=768 y=768"):
+        detect(path)
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from src.deploy.box_pairs import intersecting_pairs
 from src.evaluation.postprocess import Detections, keep_greedily
 
 JOINED = -1  # tile of a box that was joined from several
-_CUT_SHARE = 0.05  # a box whose end is nearer to the tile's edge than this share of its side is cut there
-_SHOWN = 0.7  # share of a cut box that a whole one must cover
+_CUT_SHARE = 0.15  # a box whose end is nearer to the tile's edge than this share of its side is cut there
+_SHOWN = 0.6  # share of a cut box that a whole one must cover
 _AGREE = 0.3  # share of the shorter of two parts' sides along the seam that they must have in common
 _WEAK = 0.1  # a box with less than this share of another's score does not decide about it
 
@@ -34,8 +34,8 @@ class MergeOptions:
         method: `nms` keeps the best box of each object; `weighted` takes the mean of the boxes that it
             suppresses and itself, weighted by their scores.
         iou_threshold: IoU above which boxes of two tiles are views of one object.
-        edge_tolerance: a box that ends within so many scene pixels (or 5 % of its own side) of an inner
-            edge of its tile is cut.
+        edge_tolerance: a box that ends within so many scene pixels of an inner edge of its tile is cut, or
+            within 15 % of its own side: a network is off by so much.
     """
 
     method: str = "nms"

@@ -1,8 +1,8 @@
 """Scenes read by window as 8-bit RGB: GeoTIFF and all else that GDAL knows, or plain pictures.
 
-A GeoTIFF is read through rasterio (optional, requirements-scenes.txt) and never held whole. PNG, JPEG and BMP
-without a choice of bands or a stretch need no rasterio; these formats cannot be read by window, so such a
-picture is decoded at once, up to `image_io.MAX_PIXELS`.
+A GeoTIFF is read through rasterio (optional, requirements-scenes.txt) and never held whole. PNG, JPEG and
+their like need no rasterio, unless bands or a stretch are chosen; these formats cannot be read by window, so
+such a picture is decoded at once, up to `image_io.MAX_PIXELS`.
 """
 
 import os
@@ -17,7 +17,7 @@ import numpy as np
 from src.errors import UserError
 from src.image_io import read_rgb
 
-_PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+_PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _CACHE_BYTES = 256 << 20  # of decoded blocks in GDAL, for rows of tiles that overlap
 _SAMPLE_PIXELS = 4_000_000  # of which percentiles are taken
 _SAMPLE_SIDE = 64
@@ -67,7 +67,7 @@ class GeoRaster:
         self.bands = _choose_bands(path, dataset, bands)
         self._check_kind(stretch)
         self._has_mask = any("all_valid" not in _flags(dataset, band) for band in self.bands)
-        self._floating = np.dtype(dataset.dtypes[self.bands[0] - 1]).kind == "f"
+        self._floating = any(np.dtype(dataset.dtypes[band - 1]).kind == "f" for band in self.bands)
         self._limits = self._find_limits(stretch) if stretch is not None else None
 
     def read(self, x: int, y: int, width: int, height: int) -> np.ndarray | None:
@@ -80,6 +80,11 @@ class GeoRaster:
         if not valid.any():
             return None
         return self._to_rgb(values)
+
+    def close(self) -> None:
+        """Close the file, after a thread that is still reading: GDAL crashes on a handle that is gone."""
+        with self._lock:
+            self._dataset.close()
 
     def preview(self, max_side: int) -> np.ndarray:
         """The whole scene, its longer side at most `max_side`, of overviews where the file has them."""
@@ -204,7 +209,10 @@ def open_raster(
         with dataset:
             raster = GeoRaster(path, dataset, bands, stretch)
             _check_complete(path, dataset, raster.bands)
-            yield raster
+            try:
+                yield raster
+            finally:
+                raster.close()
 
 
 def _open(rasterio, path: Path):

@@ -10,6 +10,8 @@ from src.dota.split import PADDING, tile_starts
 from src.errors import UserError
 from src.transforms import stretch_for_eval
 
+_MOST_TILES = 1_000_000
+
 
 @dataclass(frozen=True)
 class SceneTile:
@@ -63,11 +65,13 @@ class SceneTiles:
         width = tile_size or input_hw[1]
         height = round(width * input_hw[0] / input_hw[1])
         self.tile_hw = height, width
-        places = [
-            (x, y)
-            for y in tile_starts(raster.height, height, overlap)
-            for x in tile_starts(raster.width, width, overlap)
-        ]
+        rows, columns = tile_starts(raster.height, height, overlap), tile_starts(raster.width, width, overlap)
+        if len(rows) * len(columns) > _MOST_TILES:
+            raise UserError(
+                f"{raster.path}: {len(rows) * len(columns)} tiles; raise tile_size={width} or lower "
+                f"tile_overlap={overlap:g}"
+            )
+        places = [(x, y) for y in rows for x in columns]
         self.tiles = [
             SceneTile(number, x, y, min(width, raster.width - x), min(height, raster.height - y))
             for number, (x, y) in enumerate(places)

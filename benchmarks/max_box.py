@@ -24,7 +24,7 @@ from mindspore import Tensor  # noqa: E402
 
 from src.loss import YoloLoss  # noqa: E402
 from src.optimizer import create_momentum  # noqa: E402
-from src.train_step import ForwardLoss, TrainStep  # noqa: E402
+from src.train_step import ForwardLoss, TrainStep, Update  # noqa: E402
 from src.yolo import STRIDES, Normalize, YoloV4  # noqa: E402
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     optimizer = create_momentum(
         network, np.zeros(10_000, np.float32), momentum=0.9, weight_decay=0.0005, loss_scale=64
     )
-    step = TrainStep(ForwardLoss(Normalize(), network, loss), optimizer).set_train()
+    step = TrainStep(ForwardLoss(Normalize(), network, loss), Update(optimizer)).set_train()
     gradients_of_loss = ms.jit(ms.value_and_grad(loss, grad_position=(0, 1, 2), has_aux=True))
 
     step_runs, loss_runs = {}, {}

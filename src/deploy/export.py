@@ -13,7 +13,7 @@ from mindspore import Tensor, nn, ops
 
 from src.checkpoint import load_network
 from src.config import Config
-from src.cspdarknet53 import ComposedMish
+from src.cspdarknet53 import ComposedMish, Mish
 from src.deploy.backends import ONNX_METADATA
 from src.deploy.fold import fold_batch_norm
 from src.deploy.network_backend import build_network, with_checkpoint_options
@@ -31,7 +31,7 @@ class ComposedSilu(nn.Cell):
 
 
 # What MindSpore's ONNX exporter does not know, and the same of kernels that it does.
-_COMPOSED = {nn.Mish: ComposedMish, nn.SiLU: ComposedSilu}
+_COMPOSED = {Mish: ComposedMish, nn.SiLU: ComposedSilu}
 
 
 def compose_activations(network: nn.Cell) -> None:

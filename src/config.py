@@ -28,6 +28,7 @@ ALIASES = {
     "weight": "pretrained",
     "iou_thres": "nms_thresh",
 }
+SWITCHED = ("mosaic",)  # probabilities that may also be written as booleans: always, never
 TRUE_FALSE = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -206,7 +207,7 @@ def _parse_command_line(
         for key, text in options.items():
             if key in aliases:  # its name means another option in this entry point
                 continue
-            flag = isinstance(defaults[key], bool)
+            flag = isinstance(defaults[key], bool) or key in SWITCHED
             group.add_argument(
                 f"--{key}",
                 *(f"--{alias}" for alias in names[key]),
@@ -265,6 +266,8 @@ def _convert(key: str, raw: Any, default: Any, where: str) -> Any:
         if value is None:
             raise UserError(f"{where}{key}: {raw!r} is not a boolean; use 0, 1, true or false")
         return value
+    if key in SWITCHED:
+        raw = {True: 1.0, False: 0.0}.get(TRUE_FALSE.get(str(raw).strip().lower()), raw)
     if isinstance(default, int | float):
         return _convert_number(key, raw, type(default), where)
     if isinstance(default, list):
@@ -362,8 +365,14 @@ def _check_combinations(config: Config) -> Config:
         raise UserError(
             f"accumulate: {config.accumulate} parts do not divide per_batch_size {config.per_batch_size}"
         )
+    sides = max(map(sum, config.train_shapes))
+    if config.augmentation == "perspective" and config.perspective * sides > 0.9:
+        raise UserError(
+            f"perspective: {config.perspective} bends mosaics of the largest training shape over the horizon; "
+            f"take at most {0.9 / sides:.5f}"
+        )
     changes: dict[str, Any] = {}
-    if config.lr_scheduler.startswith("cosine") and config.t_max < config.max_epoch:
+    if config.lr_scheduler.startswith(("cosine", "linear")) and config.t_max < config.max_epoch:
         changes["t_max"] = config.max_epoch
     if config.transfer_train and not config.filter_weight:
         changes["filter_weight"] = True

@@ -19,10 +19,12 @@ from src.distributed_sampler import DistributedSampler, shape_for_step
 from src.errors import UserError
 from src.image_io import read_rgb
 from src.logger import get_logger
-from src.transforms import ResizeGeometry, TrainAugment, letterbox, mosaic, stretch_for_eval
+from src.perspective import PerspectiveAugment
+from src.transforms import ResizeGeometry, Sample, TrainAugment, eval_resize, mix
 from src.yolo_dataset import DetectionSet, ImageRecord
 
 BATCHES_AHEAD = 3  # bounds the memory of prepared batches
+_MIXUP_BETA = 8.0  # the share of a blend is drawn from beta(8, 8): near a half
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class TrainLoader:
         self,
         dataset: DetectionSet,
         sampler: DistributedSampler,
-        augment: TrainAugment,
+        augment: TrainAugment | PerspectiveAugment,
         *,
         batch_size: int,
         shapes: list[tuple[int, int]],
@@ -125,19 +127,27 @@ class TrainLoader:
 
         return prefetch(jobs(), self._sample, self._collate, self.workers)
 
-    def _sample(self, index: int, epoch: int, input_hw: tuple[int, int]):
+    def _sample(self, index: int, epoch: int, input_hw: tuple[int, int]) -> tuple[Sample, Path]:
         rng = np.random.default_rng((self.seed, epoch, index))
-        if not self.augment.mosaic:
-            return self._augmented(rng, index, input_hw), self.dataset.records[index].path
-        others = rng.integers(len(self.dataset.records), size=3)
-        parts = [self._augmented(rng, int(number), input_hw) for number in (index, *others)]
-        return mosaic(rng, parts, input_hw), self.dataset.records[index].path
+        sample = self._joined(rng, index, input_hw)
+        if _happens(rng, self.augment.mixup):
+            other = self._joined(rng, int(rng.integers(len(self.dataset.records))), input_hw)
+            sample = mix(sample, other, rng.beta(_MIXUP_BETA, _MIXUP_BETA))
+        return self.augment.finish(rng, sample), self.dataset.records[index].path
 
-    def _augmented(self, rng, index, input_hw):
-        record = self.dataset.records[index]
-        with naming_picture(record.path):
-            image = read_rgb(record.path, (record.width, record.height))
-            return self.augment(rng, image, record.boxes, record.classes, input_hw)
+    def _joined(self, rng: np.random.Generator, index: int, input_hw: tuple[int, int]) -> Sample:
+        """The picture of a record in the input, alone or in a mosaic with three drawn ones."""
+        numbers = [index]
+        if _happens(rng, self.augment.mosaic):
+            numbers += rng.integers(len(self.dataset.records), size=3).tolist()
+        records = [self.dataset.records[number] for number in numbers]
+        samples = []
+        for record in records:
+            with naming_picture(record.path):
+                image = read_rgb(record.path, (record.width, record.height))
+            samples.append((image, record.boxes, record.classes))
+        with naming_picture(", ".join(str(record.path) for record in records)):
+            return self.augment.join(rng, samples, input_hw)
 
     def _collate(self, samples) -> TrainBatch:
         height, width = samples[0][0][0].shape[:2]
@@ -172,6 +182,7 @@ class EvalLoader:
         batch_size: pictures a batch; the last one is filled by repeats, so that its shape does not change.
         indices: records to take; all by default.
         keep_aspect: letterbox instead of stretching.
+        enlarge: letterbox enlarges pictures smaller than the input.
         workers: threads.
     """
 
@@ -183,11 +194,12 @@ class EvalLoader:
         batch_size: int,
         indices: Iterable[int] | None = None,
         keep_aspect: bool = False,
+        enlarge: bool = True,
         workers: int = 2,
     ):
         self.dataset, self.input_hw, self.batch_size = dataset, input_hw, batch_size
         self.indices = list(range(len(dataset.records)) if indices is None else indices)
-        self.resize = letterbox if keep_aspect else stretch_for_eval
+        self.resize = eval_resize(keep_aspect, enlarge)
         self.workers = workers
 
     def __len__(self) -> int:
@@ -215,8 +227,13 @@ class EvalLoader:
         return EvalBatch(images, list(records), list(geometry), valid)
 
 
+def _happens(rng: np.random.Generator, probability: float) -> bool:
+    """Whether an event of this probability happens; what is sure draws nothing."""
+    return probability >= 1 or (probability > 0 and rng.random() < probability)
+
+
 @contextmanager
-def naming_picture(path: Path) -> Iterator[None]:
+def naming_picture(path: Path | str) -> Iterator[None]:
     """An unforeseen error in a thread says which picture it was about."""
     try:
         yield

@@ -30,6 +30,7 @@ def learning_rates(
     - exponential: lr * lr_gamma ^ (number of lr_epochs reached);
     - cosine_annealing: eta_min + (lr - eta_min) * (1 + cos(pi * e / t_max)) / 2
       (https://arxiv.org/abs/1608.03983);
+    - linear: lr + (eta_min - lr) * min(e, t_max) / t_max;
     - cosine_annealing_V2: the same for two thirds of the training, then a second cosine from there over
       the last third;
     - cosine_annealing_sample: a cosine over 60 epochs more, of which every second one between epochs 60 and
@@ -47,6 +48,9 @@ def learning_rates(
         epochs = range(max_epoch)
     elif scheduler == "cosine_annealing":
         by_epoch = [_cosine(lr, eta_min, epoch, t_max) for epoch in range(max_epoch)]
+        epochs = range(max_epoch)
+    elif scheduler == "linear":
+        by_epoch = [lr + (eta_min - lr) * min(epoch, t_max) / t_max for epoch in range(max_epoch)]
         epochs = range(max_epoch)
     elif scheduler == "cosine_annealing_V2":
         by_epoch = _two_cosines(lr, eta_min, max_epoch, t_max, steps_per_epoch)

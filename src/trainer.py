@@ -30,6 +30,7 @@ from src.loss import YoloLoss
 from src.lr_scheduler import learning_rates
 from src.network_setup import freeze, recompute_backbone, set_precision
 from src.optimizer import create_adam, create_momentum, optimizer_slots
+from src.perspective import PerspectiveAugment
 from src.runtime import Runtime
 from src.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
 from src.transforms import TrainAugment
@@ -369,25 +370,41 @@ def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
     sampler = DistributedSampler(
         len(dataset.records), runtime.rank, runtime.group_size, shuffle=True, seed=config.seed
     )
-    augment = TrainAugment(
-        jitter=config.jitter,
-        hue=config.hue,
-        saturation=config.saturation,
-        value=config.value,
-        flip=config.flip,
-        each_multiscale=config.each_multiscale,
-        mosaic=config.mosaic,
-    )
     return TrainLoader(
         dataset,
         sampler,
-        augment,
+        create_augment(config),
         batch_size=config.per_batch_size,
         shapes=config.train_shapes,
         resize_rate=config.resize_rate,
         max_box=config.max_box,
         seed=config.seed,
         workers=config.num_parallel_workers,
+    )
+
+
+def create_augment(config: Config) -> TrainAugment | PerspectiveAugment:
+    """The random changes of the recipe that `augmentation` names."""
+    shared = {"flip": config.flip, "mosaic": config.mosaic, "mixup": config.mixup}
+    if config.augmentation == "perspective":
+        return PerspectiveAugment(
+            degrees=config.degrees,
+            translate=config.translate,
+            scale=config.scale,
+            shear=config.shear,
+            perspective=config.perspective,
+            hue_gain=config.hue_gain,
+            saturation_gain=config.saturation_gain,
+            value_gain=config.value_gain,
+            **shared,
+        )
+    return TrainAugment(
+        jitter=config.jitter,
+        hue=config.hue,
+        saturation=config.saturation,
+        value=config.value,
+        each_multiscale=config.each_multiscale,
+        **shared,
     )
 
 

@@ -1,14 +1,18 @@
 """Pictures and boxes to the network's input: random crop, scale, flip and colour for training, a plain
-resize for evaluation.
+resize for evaluation. `src/perspective.py` has the other recipe for training.
 
 Boxes are (n, 4) float32 x1 y1 x2 y2 in pixels. Everything random comes from the generator that is passed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
 from PIL import Image
+
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # picture (H, W, 3) uint8, boxes (n, 4), classes (n,)
 
 GREY = 128  # of the padding around a picture that does not fill the input
 _TRIALS = 10  # draws of a crop until an object stays in it
@@ -68,6 +72,11 @@ def letterbox(
     return canvas, ResizeGeometry(new_w / width, new_h / height, left, top)
 
 
+def eval_resize(keep_aspect: bool, enlarge: bool) -> Callable:
+    """`letterbox` or `stretch_for_eval`, as a function of picture and input_hw; `enlarge` is letterbox's."""
+    return partial(letterbox, enlarge=enlarge) if keep_aspect else stretch_for_eval
+
+
 def _resize_bicubic(image: np.ndarray, width: int, height: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
@@ -85,7 +94,8 @@ class TrainAugment:
         value: largest factor of the brightness, up or down.
         flip: probability of a left-right flip.
         each_multiscale: scale the picture by 0.25 to 2 times the input; otherwise it fills the input.
-        mosaic: the loader joins four pictures (`mosaic`).
+        mosaic: probability that the loader gives four pictures, which are joined (`mosaic`).
+        mixup: probability that the loader blends two results (`mix`).
     """
 
     jitter: float = 0.3
@@ -94,7 +104,8 @@ class TrainAugment:
     value: float = 1.5
     flip: float = 0.5
     each_multiscale: bool = True
-    mosaic: bool = False
+    mosaic: float = 0.0
+    mixup: float = 0.0
 
     def __call__(
         self,
@@ -111,11 +122,18 @@ class TrainAugment:
         geometry, new_wh, boxes_in, kept = self._choose_crop(rng, image.shape, boxes, input_hw)
         canvas = place(image, geometry, new_wh, input_hw)
         if rng.random() < self.flip:
-            canvas = cv2.flip(canvas, 1)
-            boxes_in = boxes_in.copy()
-            boxes_in[:, [0, 2]] = input_hw[1] - boxes_in[:, [2, 0]]
+            canvas, boxes_in = flip_sample(canvas, boxes_in)
         canvas = distort_colour(canvas, *self._draw_colour(rng))
         return canvas, boxes_in, classes[kept]
+
+    def join(self, rng: np.random.Generator, samples: list[Sample], input_hw: tuple[int, int]) -> Sample:
+        """One picture in the input, or a mosaic of four."""
+        parts = [self(rng, *sample, input_hw) for sample in samples]
+        return parts[0] if len(parts) == 1 else mosaic(rng, parts, input_hw)
+
+    def finish(self, rng: np.random.Generator, sample: Sample) -> Sample:
+        """What comes after a blend: nothing, here."""
+        return sample
 
     def _choose_crop(self, rng, image_shape, boxes, input_hw):
         """Where the picture goes; drawn again while no object stays, at last the whole picture."""
@@ -201,15 +219,27 @@ def place(
     shrunk_wh = min(new_w, image.shape[1]), min(new_h, image.shape[0])
     resized = _resize(_resize(image, shrunk_wh, cv2.INTER_AREA), (new_w, new_h), cv2.INTER_LINEAR)
     canvas = np.full((input_h, input_w, 3), GREY, np.uint8)
-    target = canvas[max(dy, 0) : dy + new_h, max(dx, 0) : dx + new_w]
-    target[:] = resized[max(-dy, 0) :, max(-dx, 0) :][: target.shape[0], : target.shape[1]]
+    paste(canvas, resized, dx, dy)
     return canvas
+
+
+def paste(canvas: np.ndarray, image: np.ndarray, left: int, top: int) -> None:
+    """Lay (h, w, 3) onto the canvas (H, W, 3); what reaches over its edges is cut."""
+    target = canvas[max(top, 0) : max(top + image.shape[0], 0), max(left, 0) : max(left + image.shape[1], 0)]
+    target[:] = image[max(-top, 0) :, max(-left, 0) :][: target.shape[0], : target.shape[1]]
 
 
 def _resize(image: np.ndarray, size_wh: tuple[int, int], interpolation: int) -> np.ndarray:
     if (image.shape[1], image.shape[0]) == size_wh:
         return image
     return cv2.resize(image, size_wh, interpolation=interpolation)
+
+
+def flip_sample(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Picture (H, W, 3) and boxes (n, 4), left and right exchanged."""
+    flipped = boxes.copy()
+    flipped[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
+    return cv2.flip(image, 1), flipped
 
 
 def distort_colour(image: np.ndarray, hue: float, saturation: float, value: float) -> np.ndarray:
@@ -229,9 +259,9 @@ def distort_colour(image: np.ndarray, hue: float, saturation: float, value: floa
 
 def mosaic(
     rng: np.random.Generator,
-    samples: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    samples: list[Sample],
     input_hw: tuple[int, int],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Sample:
     """Join four augmented inputs at a random centre; each gives one corner.
 
     Args:
@@ -252,3 +282,9 @@ def mosaic(
         all_boxes.append(inside + offset)
         all_classes.append(classes[kept])
     return canvas, np.concatenate(all_boxes), np.concatenate(all_classes)
+
+
+def mix(first: Sample, second: Sample, share: float) -> Sample:
+    """The first picture at `share`, the second at the rest (https://arxiv.org/abs/1710.09412); boxes of both."""
+    image = cv2.addWeighted(first[0], share, second[0], 1 - share, 0)
+    return image, np.concatenate([first[1], second[1]]), np.concatenate([first[2], second[2]])

@@ -63,6 +63,18 @@ def test_booleans(word, value):
     assert load_config(["--run_eval", word]).run_eval is value
 
 
+@pytest.mark.parametrize(
+    "word,value", [("0", 0), ("1", 1), ("true", 1), ("False", 0), ("0.25", 0.25), ("1.0", 1), ("yes", 1)]
+)
+def test_mosaic_is_a_switch_or_a_probability(tmp_path, word, value):
+    overlay = tmp_path / "c.yaml"
+    overlay.write_text(f"mosaic: {word}\n")
+    for words in ([f"--mosaic={word}"], ["--mosaic", word], ["--config_path", str(overlay)]):
+        config = load_config(words)
+        assert config.mosaic == value and isinstance(config.mosaic, float)
+    assert load_config(["--mosaic"]).mosaic == 1 and load_config([]).mosaic == 0
+
+
 def test_aliases_reach_their_options(tmp_path):
     overlay = tmp_path / "c.yaml"
     overlay.write_text("seed: 5\n")
@@ -98,6 +110,10 @@ def test_aliases_reach_their_options(tmp_path):
         (["--backbone_shape=[1,2]"], "needs 5 entries"),
         (["--labels=ship,ship"], "named twice: ship"),
         (["--lr_epochs=a,b"], "lr_epochs"),
+        (["--mosaic=1.5"], "mosaic: 1.5 (command line) is outside [0, 1]"),
+        (["--mosaic=often"], "mosaic: 'often' is not a finite number"),
+        (["--augmentation=mosaic"], "not one of crop, perspective"),
+        (["--augmentation=perspective", "--perspective=0.001"], "take at most 0.00061"),
         (["stray"], "unexpected word"),
         (["--config_path=/nonexistent.yaml"], "/nonexistent.yaml"),
     ],
@@ -129,6 +145,7 @@ def test_bad_yaml_names_the_file(tmp_path, text, named):
 
 def test_implied_values():
     assert load_config(["--lr_scheduler=cosine_annealing", "--max_epoch=400"]).t_max == 400
+    assert load_config(["--lr_scheduler=linear", "--max_epoch=400"]).t_max == 400
     assert load_config(["--transfer_train=1"]).filter_weight is True
     assert load_config(["--testing_shape=416"]).eval_input_hw == (416, 416)
     assert load_config(["--test_img_shape=[416,608]"]).eval_input_hw == (416, 608)

@@ -11,7 +11,8 @@ from src.data_loader import EvalLoader, TrainLoader
 from src.distributed_sampler import DistributedSampler
 from src.errors import UserError
 from src.logger import LOGGER_NAME
-from src.transforms import TrainAugment
+from src.perspective import PerspectiveAugment
+from src.transforms import TrainAugment, letterbox
 from src.yolo_dataset import load_detection_set
 
 NAMES = ("ship", "plane")
@@ -44,12 +45,12 @@ def tiles(tmp_path):
     return tmp_path, tmp_path / "train.json"
 
 
-def train_loader(tiles, workers=2, mosaic=False, max_box=50, batch_size=3, **options):
+def train_loader(tiles, workers=2, mosaic=False, max_box=50, batch_size=3, augment=None, **options):
     dataset = load_detection_set(*tiles, NAMES)
     return TrainLoader(
         dataset,
         DistributedSampler(len(dataset.records), seed=5, **options),
-        TrainAugment(mosaic=mosaic),
+        augment or TrainAugment(mosaic=mosaic),
         batch_size=batch_size,
         shapes=[(64, 64), (96, 128)],
         resize_rate=1,
@@ -68,6 +69,100 @@ def test_batches_do_not_depend_on_the_workers(tiles, mosaic):
         assert np.array_equal(a.images, b.images) and np.array_equal(a.boxes, b.boxes) and a.paths == b.paths
     other = next(iter(train_loader(tiles, mosaic=mosaic).epoch(3)))
     assert other.images.shape != one[0].images.shape or not np.array_equal(other.images, one[0].images)
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        TrainAugment(mosaic=0.5, mixup=0.5),
+        PerspectiveAugment(),
+        PerspectiveAugment(mosaic=0.5, mixup=0.5),
+        PerspectiveAugment(mosaic=1, mixup=0.1, degrees=10, shear=5, perspective=0.0005),
+    ],
+)
+def test_both_recipes_draw_from_the_seed_alone(tiles, augment):
+    one = list(train_loader(tiles, workers=1, augment=augment).epoch(2))
+    four = list(train_loader(tiles, workers=4, augment=augment).epoch(2))
+    assert len(one) == len(four) == 3
+    for a, b in zip(one, four):
+        assert np.array_equal(a.images, b.images) and np.array_equal(a.boxes, b.boxes) and a.paths == b.paths
+    tail = next(train_loader(tiles, workers=3, augment=augment).epoch(2, start_step=2))
+    assert np.array_equal(one[2].images, tail.images) and np.array_equal(one[2].boxes, tail.boxes)
+
+
+@pytest.mark.parametrize("sure,probability", [(False, 0.0), (True, 1.0)])
+def test_a_sure_mosaic_is_that_of_the_switch(tiles, sure, probability):
+    a = next(train_loader(tiles, mosaic=sure).epoch(1))
+    b = next(train_loader(tiles, mosaic=probability).epoch(1))
+    assert np.array_equal(a.images, b.images) and np.array_equal(a.boxes, b.boxes)
+
+
+@pytest.fixture
+def flat_pictures(tmp_path):
+    """200 grey pictures of 32x32, level = number, each with one box over its upper half."""
+    images, annotations = [], []
+    for number in range(1, 201):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((32, 32, 3), number, np.uint8))
+        images.append({"id": number, "file_name": f"{number}.png", "width": 32, "height": 32})
+        annotations.append({"id": number, "image_id": number, "category_id": 1, "bbox": [0, 0, 32, 16]})
+    document = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "ship"}]}
+    (tmp_path / "train.json").write_text(json.dumps(document))
+    return tmp_path, tmp_path / "train.json"
+
+
+STILL = {"translate": 0.0, "scale": 0.0, "hue_gain": 0.0, "saturation_gain": 0.0, "value_gain": 0.0}
+
+
+def flat_epoch(flat_pictures, augment):
+    """(200, H, W) red planes, (200,) numbers of boxes and (200,) levels of the first pictures."""
+    dataset = load_detection_set(*flat_pictures, NAMES)
+    loader = TrainLoader(
+        dataset, DistributedSampler(200, seed=3), augment, batch_size=200, shapes=[(32, 32)], resize_rate=1,
+        max_box=9, seed=3, workers=2,
+    )  # fmt: skip
+    batch = next(iter(loader.epoch(0)))
+    levels = np.array([int(path.stem) for path in batch.paths])
+    return batch.images[:, 0].astype(float), (batch.boxes[..., 3] > 0).sum(axis=1), levels
+
+
+@pytest.mark.parametrize("augment", [
+    PerspectiveAugment(**STILL, mixup=0.3),
+    TrainAugment(hue=0, saturation=1, value=1, each_multiscale=False, mixup=0.3),
+])  # fmt: skip
+def test_blends_happen_at_their_probability_and_keep_both_boxes(flat_pictures, augment):
+    planes, boxes, levels = flat_epoch(flat_pictures, augment)
+    blended = (
+        np.abs(planes - levels[:, None, None]).max(axis=(1, 2)) > 3
+    )  # distortion of grey may be off by one
+    assert 40 <= (boxes == 2).sum() <= 80  # 60 expected, three deviations are 20
+    assert (boxes[blended] == 2).all() and set(boxes) == {1, 2}
+
+
+def test_shares_of_blends_are_those_of_beta_8_8(flat_pictures, monkeypatch):
+    """A mean of a half, a deviation of sqrt(1 / 68): from pixels, with the pictures' levels known."""
+    import src.data_loader as module
+
+    seen = []
+
+    def mix(first, second, share):
+        image, boxes, classes = module_mix(first, second, share)
+        expected = share * float(first[0][0, 0, 0]) + (1 - share) * float(second[0][0, 0, 0])
+        seen.append((share, image[0, 0, 0] - expected))
+        return image, boxes, classes
+
+    module_mix = module.mix
+    monkeypatch.setattr(module, "mix", mix)
+    flat_epoch(flat_pictures, PerspectiveAugment(**STILL, mixup=1.0))
+    shares, errors = np.array(seen).T
+    assert len(shares) == 200 and np.abs(errors).max() <= 0.51
+    assert abs(shares.mean() - 0.5) < 0.035 and abs(shares.std() - np.sqrt(1 / 68)) < 0.025
+
+
+def test_mosaics_happen_at_their_probability(flat_pictures):
+    """A mosaic of flat pictures is not flat."""
+    planes, _, _ = flat_epoch(flat_pictures, PerspectiveAugment(**STILL, mosaic=0.3))
+    mosaics = (planes.std(axis=(1, 2)) > 0).sum()
+    assert 40 <= mosaics <= 80
 
 
 def test_an_epoch_goes_on_from_any_step(tiles):
@@ -190,3 +285,21 @@ def test_evaluation_batches(tiles):
     only = list(EvalLoader(dataset, input_hw=(64, 96), batch_size=4, indices=[7, 2]))
     assert only[0].image_ids == [8, 3]
     assert np.array_equal(only[0].images[1], batches[0].images[2])
+
+
+def test_evaluation_without_enlarging(tiles):
+    """Pictures smaller than the input keep their pixels and their boxes come back."""
+    dataset = load_detection_set(*tiles, NAMES)
+    kept = next(
+        iter(EvalLoader(dataset, input_hw=(160, 192), batch_size=10, keep_aspect=True, enlarge=False))
+    )
+    grown = next(iter(EvalLoader(dataset, input_hw=(160, 192), batch_size=10, keep_aspect=True)))
+    for row, record in enumerate(dataset.records):
+        picture = cv2.imread(str(record.path))[..., ::-1]
+        top, left = (160 - record.height) // 2, (192 - record.width) // 2
+        part = kept.images[row].transpose(1, 2, 0)[top : top + record.height, left : left + record.width]
+        assert np.array_equal(part, picture)
+        np.testing.assert_allclose(kept.geometry[row].inverse(record.boxes + [left, top] * 2), record.boxes)
+        canvas, geometry = letterbox(picture, (160, 192))
+        assert np.array_equal(grown.images[row].transpose(1, 2, 0), canvas)
+        assert grown.geometry[row] == geometry and geometry.scale_x > 1.5

@@ -186,14 +186,22 @@ def test_end_to_end_onnx_in_onnx_runtime_alone(
 
 def test_settings_travel(tmp_path, checkpoint):
     target = exported(
-        checkpoint, tmp_path, "MINDIR", "--letterbox=1", "--image_mean=0,0,0", "--tile_size=600"
+        checkpoint,
+        tmp_path,
+        "MINDIR",
+        "--letterbox=1",
+        "--letterbox_enlarge=0",
+        "--image_mean=0,0,0",
+        "--tile_size=600",
     )
     settings = read_settings(target)
     assert settings.class_names == tuple(CLASSES.split(",")) and settings.letterbox
+    assert not settings.letterbox_enlarge
     assert settings.image_mean == (0, 0, 0) and settings.tile_size == 600 and settings.batch_size == 1
     assert ModelSettings.from_yaml(settings.to_yaml(), "here") == settings
     _, config = open_model(load_config([*OPTIONS[:2], f"--pretrained={target}"]))
-    assert config.letterbox and config.tile_size == 600 and config.image_mean == [0, 0, 0]
+    assert config.letterbox and not config.letterbox_enlarge
+    assert config.tile_size == 600 and config.image_mean == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,16 @@ import subprocess
 import sys
 
 import cv2
+import mindspore as ms
 import numpy as np
 import pytest
 from PIL import Image
 
-from src.checkpoint import save_checkpoint
+from src.checkpoint import load_network, save_checkpoint
 from src.config import load_config
 from src.deploy.export import export_model
 from src.deploy.inference import picture_names, run_inference, scene_options
-from src.deploy.network_backend import build_network
+from src.deploy.network_backend import NETWORK_OPTIONS, build_network
 from src.deploy.pictures import list_pictures
 from src.errors import UserError
 from tests.tiny import OPTIONS
@@ -113,6 +114,56 @@ def test_a_folder_in_any_batch_size_and_every_format(model, pictures, tmp_path):
     assert [row["bbox"][0] + row["bbox"][2] for row in coco] == pytest.approx(
         [item["box"][2] for _, item in flat], abs=2e-3
     )
+
+
+def test_letterbox_without_enlarging_travels_with_checkpoint_and_export(model, tmp_path):
+    """Trained with it, a small picture is seen as one padded by hand, from the checkpoint and from its export."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    config = load_config([*OPTIONS, "--letterbox=1", "--letterbox_enlarge=0"])
+    network = build_network(config)
+    load_network(network, model.with_suffix(".ckpt"))
+    trained = tmp_path / "trained.ckpt"
+    state = {"options": {key: config[key] for key in NETWORK_OPTIONS}}
+    save_checkpoint(list(network.get_parameters()), trained, state)
+    export_model(
+        load_config(
+            [
+                "--device_target=CPU",
+                f"--ckpt_file={trained}",
+                f"--file_name={tmp_path}/out",
+                "--file_format=ONNX",
+            ]
+        )
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+    padded = np.full((96, 96, 3), 128, np.uint8)
+    padded[23:73, 18:78] = picture
+    for name, content in (("small", picture), ("padded", padded)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), content)
+    _, folder = infer(model, tmp_path / "padded.png", tmp_path / "by_hand", "--nms_thresh=1")
+    expected = []
+    for item in read_json(folder)[0]["detections"]:
+        x1, y1, x2, y2 = np.clip(np.array(item["box"]) - [18, 23, 18, 23], 0, [60, 50, 60, 50])
+        if x2 > x1 and y2 > y1:
+            expected.append((item["class"], item["score"], [x1, y1, x2, y2]))
+    assert len(expected) > 3
+    words = [*OPTIONS, "--letterbox=1", "--letterbox_enlarge=0"]
+    sources = [(trained, []), (tmp_path / "out.onnx", []), (model.with_suffix(".ckpt"), words)]
+    for number, (source, words) in enumerate(sources):
+        _, folder = infer(source, tmp_path / "small.png", tmp_path / f"run{number}", "--nms_thresh=1", *words)
+        found = [(item["class"], item["score"], item["box"]) for item in read_json(folder)[0]["detections"]]
+        for label, score, box in expected:
+            assert any(
+                label == other[0]
+                and abs(score - other[1]) < 1e-3
+                and np.abs(np.subtract(box, other[2])).max() < 0.1
+                for other in found
+            )
+    _, folder = infer(
+        trained, tmp_path / "small.png", tmp_path / "enlarged", "--nms_thresh=1", "--letterbox_enlarge=1"
+    )
+    grown = [item["score"] for item in read_json(folder)[0]["detections"]]
+    assert not {round(score, 3) for _, score, _ in expected} <= {round(score, 3) for score in grown}
 
 
 def test_what_cannot_be_done_is_named_and_the_rest_is_done(model, pictures, tmp_path, capsys):

@@ -1,15 +1,18 @@
 """Schedules against the published rates."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.config import load_config
 from src.errors import UserError
 from src.lr_scheduler import learning_rates
 
+ROOT = Path(__file__).resolve().parent.parent
 CASES = (
     "exponential",
     "cosine_annealing",
@@ -45,6 +48,50 @@ def test_exponential_steps_down_at_its_epochs():
         "exponential", lr=1.0, steps_per_epoch=2, max_epoch=5, lr_epochs=[2, 4], lr_gamma=0.1
     )
     np.testing.assert_allclose(rates, [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
+
+
+@given(
+    steps=st.integers(1, 9),
+    epochs=st.integers(1, 40),
+    warmup=st.integers(0, 3),
+    longer=st.integers(0, 20),
+    lr=st.floats(1e-4, 1.0),
+    share=st.floats(0, 1),
+)
+def test_linear_falls_by_the_same_amount_each_epoch(steps, epochs, warmup, longer, lr, share):
+    """Closed form: lr at the start, eta_min after t_max epochs, the same within an epoch."""
+    t_max = epochs + longer
+    rates = learning_rates(
+        "linear", lr=lr, steps_per_epoch=steps, max_epoch=epochs, warmup_epochs=warmup, t_max=t_max,
+        eta_min=share * lr,
+    )  # fmt: skip
+    warm = min(warmup, epochs) * steps
+    expected = np.interp(np.arange(epochs * steps) // steps, [0, t_max], [lr, share * lr])
+    np.testing.assert_allclose(rates[warm:], expected[warm:], rtol=1e-6)
+    np.testing.assert_allclose(rates[:warm], lr * np.arange(1, warm + 1) / max(1, warmup * steps), rtol=1e-6)
+
+
+def test_linear_stays_at_the_lowest_rate_after_its_period():
+    rates = learning_rates("linear", lr=1.0, steps_per_epoch=1, max_epoch=6, t_max=4, eta_min=0.2)
+    np.testing.assert_allclose(rates, [1, 0.8, 0.6, 0.4, 0.2, 0.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["yolov4", "yolov4-silu"])
+def test_the_schedule_of_the_coco_recipe(name):
+    """Cosine by epoch from 0.012 to 0 in 320 epochs; 20 epochs of rise, in which theirs is one step behind."""
+    config = load_config([f"--config_path={ROOT / 'configs' / 'yolov4' / name}.yaml"])
+    steps = 924  # 118,287 pictures in batches of 128
+    rates = learning_rates(
+        config.lr_scheduler, lr=config.lr, steps_per_epoch=steps, max_epoch=config.max_epoch,
+        warmup_epochs=config.warmup_epochs, t_max=config.t_max, eta_min=config.eta_min,
+    )  # fmt: skip
+    epoch = np.arange(320 * steps) // steps
+    theirs = 0.006 * (1 + np.cos(np.pi * epoch / 320))
+    warm = 20 * steps
+    theirs[:warm] = 0.012 * np.arange(warm) / warm
+    assert len(rates) == len(theirs)
+    np.testing.assert_allclose(rates[warm:], theirs[warm:], rtol=1e-6)
+    np.testing.assert_allclose(rates[: warm - 1], theirs[1:warm], rtol=1e-6)
 
 
 def test_mistakes_are_named():

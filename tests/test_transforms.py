@@ -17,6 +17,7 @@ from src.transforms import (
     stretch_for_eval,
 )
 from src.yolo import IMAGE_MEAN, IMAGE_STD
+from tests.markers import corner_points, find, marked
 
 PLAIN = TrainAugment(hue=0.0, saturation=1.0, value=1.0)
 
@@ -61,6 +62,37 @@ def test_letterbox_boxes_follow_the_pixels(w, h, enlarge):
     assume(len(rows))
     drawn = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     np.testing.assert_allclose(geometry.forward(box)[0], drawn, atol=2.5)
+
+
+@given(
+    w=st.integers(60, 700),
+    h=st.integers(60, 700),
+    input_hw=st.sampled_from([(96, 96), (160, 192), (320, 256)]),
+    enlarge=st.booleans(),
+    place=st.tuples(*[st.floats(0, 1)] * 4),
+)
+@settings(max_examples=80, deadline=None)
+def test_letterbox_maps_boxes_onto_the_markers_of_their_corners(w, h, input_hw, enlarge, place):
+    """The markers are found in the pixels, within half a pixel of where the geometry says."""
+    assume(max(w, h) < 6 * min(w, h))
+    ratio = min(input_hw[0] / h, input_hw[1] / w)
+    radius = min(max(2, round(2 / ratio)), min(w, h) // 4)
+    x1, y1, x2, y2 = (round(radius + share * (side - 2 * radius)) for share, side in zip(place, (w, h, w, h)))
+    found = []
+    for shown in (corner_points((x1, y1, x2, y2))[:3], [(x1, y2)]):
+        canvas, geometry = letterbox(marked(w, h, shown, radius), input_hw, enlarge)
+        for channel in range(len(shown)):
+            edged = np.pad(
+                canvas, ((1, 1), (1, 1), (0, 0)), constant_values=128
+            )  # a picture may fill the input
+            found.append(find(edged, channel)[0] - 1)
+    upper_left, upper_right, lower_left, _ = found
+    box = geometry.forward(np.array([[x1, y1, x2, y2]], np.float32))[0]
+    np.testing.assert_allclose([*upper_left, upper_right[0], lower_left[1]], box, atol=0.5)
+    if not enlarge and ratio >= 1:
+        assert geometry.scale_x == geometry.scale_y == 1
+    else:
+        assert np.isclose(max(geometry.scale_x * w / input_hw[1], geometry.scale_y * h / input_hw[0]), 1)
 
 
 @given(seed=st.integers(0, 10**6), side=st.sampled_from([96, 160, 416]), scaled=st.booleans())

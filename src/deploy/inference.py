@@ -76,6 +76,7 @@ def detect_pictures(
         input_hw=config.eval_input_hw,
         batch_size=config.batch_size,
         keep_aspect=config.letterbox,
+        enlarge=config.letterbox_enlarge,
         workers=config.num_parallel_workers,
     )
     names = picture_names(paths)

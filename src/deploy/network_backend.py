@@ -28,6 +28,7 @@ NETWORK_OPTIONS = (
     "testing_shape",
     "test_img_shape",
     "letterbox",
+    "letterbox_enlarge",
 )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from src.data_loader import EvalBatch, naming_picture, planes_first, prefetch
 from src.errors import UserError
 from src.image_io import read_rgb, read_size
-from src.transforms import letterbox, stretch_for_eval
+from src.transforms import eval_resize
 from src.yolo_dataset import ImageRecord
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # read by rasterio, with map coordinates
@@ -75,6 +75,7 @@ class PictureLoader:
         input_hw: (height, width) of the network's input.
         batch_size: pictures a batch; an incomplete one is filled by repeats.
         keep_aspect: letterbox instead of stretching.
+        enlarge: letterbox enlarges pictures smaller than the input.
         workers: threads.
 
     Attributes:
@@ -88,10 +89,11 @@ class PictureLoader:
         input_hw: tuple[int, int],
         batch_size: int,
         keep_aspect: bool,
+        enlarge: bool,
         workers: int,
     ):
         self.paths, self.input_hw, self.batch_size, self.workers = paths, input_hw, batch_size, workers
-        self.resize = letterbox if keep_aspect else stretch_for_eval
+        self.resize = eval_resize(keep_aspect, enlarge)
         self.failures: list[Failure] = []
 
     def __iter__(self) -> Iterator[EvalBatch]:

@@ -33,6 +33,7 @@ class ModelSettings:
             shares of the input, both for strides 32, 16, 8; or `detections` (n, 6) x1 y1 x2 y2 in input
             pixels, score, class.
         letterbox: pictures keep their aspect ratio, with grey borders, instead of being stretched.
+        letterbox_enlarge: under `letterbox`, pictures smaller than the input are enlarged to fill it.
         tile_size: side in pixels of the tiles that scenes are cut into.
     """
 
@@ -46,6 +47,7 @@ class ModelSettings:
     input_type: str = "float32"
     outputs: str = DECODED
     letterbox: bool = False
+    letterbox_enlarge: bool = True
     tile_size: int = 0
 
     @classmethod
@@ -60,6 +62,7 @@ class ModelSettings:
             image_mean=tuple(config.image_mean),
             image_std=tuple(config.image_std),
             letterbox=config.letterbox,
+            letterbox_enlarge=config.letterbox_enlarge,
             tile_size=config.tile_size,
         )
 
@@ -102,6 +105,7 @@ class ModelSettings:
                 input_type=_one_of(document["input_type"], ("float32", "uint8")),
                 outputs=_one_of(document["outputs"], (RAW, DECODED, DETECTIONS)),
                 letterbox=bool(document["letterbox"]),
+                letterbox_enlarge=bool(document["letterbox_enlarge"]),
                 tile_size=int(document["tile_size"]),
             )
         except (TypeError, ValueError) as error:
@@ -127,6 +131,7 @@ class ModelSettings:
             "test_img_shape": list(self.input_hw),
             "testing_shape": "",
             "letterbox": self.letterbox,
+            "letterbox_enlarge": self.letterbox_enlarge,
         }
         if not config.tile_size:
             fixed["tile_size"] = self.tile_size

@@ -75,6 +75,7 @@ def detect_in_set(
         batch_size=config.eval_batch_size,
         indices=shard_indices(len(dataset.records), runtime.rank, runtime.group_size),
         keep_aspect=config.letterbox,
+        enlarge=config.letterbox_enlarge,
         workers=config.num_parallel_workers,
     )
     tables = [np.empty(0, DETECTION)]

@@ -155,7 +155,7 @@ def _whole_file(target: Path) -> Iterator[Path]:
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{target}: the export failed ({reason}); free disk space there or choose another file_format"
+            f"{target}: the export failed ({reason}); free disk space there, or choose another file_name or file_format"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

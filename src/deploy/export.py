@@ -18,6 +18,7 @@ from src.deploy.backends import ONNX_METADATA
 from src.deploy.fold import fold_batch_norm
 from src.deploy.network_backend import build_network, with_checkpoint_options
 from src.deploy.settings import DECODED, DETECTIONS, RAW, ModelSettings, write_settings
+from src.download import local_file
 from src.errors import UserError
 from src.logger import get_logger
 from src.yolo import Normalize, YoloDecoder
@@ -93,6 +94,7 @@ def export_model(config: Config) -> Path:
     source = config.ckpt_file or config.pretrained
     if not source:
         raise UserError("ckpt_file: not set; give the checkpoint, --ckpt_file=FILE")
+    source = str(local_file(source, "ckpt_file", config.download_path, (".ckpt",)))
     config = with_checkpoint_options(config, source)
     if config.file_format == "AIR" and config.device_target != "Ascend":
         raise UserError(

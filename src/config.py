@@ -371,6 +371,10 @@ def _check_combinations(config: Config) -> Config:
             f"perspective: {config.perspective} bends mosaics of the largest training shape over the horizon; "
             f"take at most {0.9 / sides:.5f}"
         )
+    if config.cmbn and (config.accumulate == 1 or config.sync_bn):
+        raise UserError(
+            "cmbn: it is over the parts of accumulate, set that to 2 or more; and sync_bn to False"
+        )
     changes: dict[str, Any] = {}
     if config.lr_scheduler.startswith(("cosine", "linear")) and config.t_max < config.max_epoch:
         changes["t_max"] = config.max_epoch

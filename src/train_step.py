@@ -230,18 +230,20 @@ class Gradients(nn.Cell):
 class AccumulatedStep:
     """`TrainStep` in several parts of the batch, for the memory of one: gradients are added, then applied.
 
-    The loss and the update are those of the whole batch; BatchNorm statistics are each part's own.
+    The loss and the update are those of the whole batch; BatchNorm statistics are each part's own, or of the
+    parts so far.
 
     Args:
         forward: the loss.
         update: what is done with the mean of the parts' gradients.
         parts: number of parts; the batch is a multiple of it.
+        statistics: sums of BatchNorm over the parts (`collect_batch_norm`), cleared before the next batch.
     """
 
-    def __init__(self, forward: ForwardLoss, update: Update, parts: int):
+    def __init__(self, forward: ForwardLoss, update: Update, parts: int, statistics: list[Parameter] = ()):
         self.parts = parts
         self.add = _AddGradients(forward, update, parts)
-        self.apply = _ApplyGradients(self.add.sums, update)
+        self.apply = _ApplyGradients(self.add.sums, update, statistics)
 
     def set_train(self) -> "AccumulatedStep":
         """Training mode; returns itself, as cells do."""
@@ -283,12 +285,13 @@ class _AddGradients(nn.Cell):
 
 
 class _ApplyGradients(nn.Cell):
-    def __init__(self, sums: ParameterTuple, update: Update):
+    def __init__(self, sums: ParameterTuple, update: Update, statistics):
         super().__init__(auto_prefix=False)
         self.sums = sums
+        self.cleared = ParameterTuple([*sums, *statistics])
         self.update = update
         self.map = ops.HyperMap()
 
     def construct(self):
         done = self.update(self.sums)
-        return ops.depend(self.map(_clear, self.sums), done)
+        return ops.depend(self.map(_clear, self.cleared), done)

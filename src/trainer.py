@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 
 from src.adversarial import SelfAdversary
-from src.batch_norm import synchronise_batch_norm
+from src.batch_norm import collect_batch_norm, synchronise_batch_norm
 from src.checkpoint import (
     last_checkpoint,
     load_backbone,
@@ -82,6 +82,7 @@ class Trainer:
         self.scaler = None
         if config.ms_amp_level != "O0":
             self.scaler = LossScaler(config.amp_loss_scale, config.amp_dynamic)
+        self.parameters = list(self.network.get_parameters())  # without what training adds
         self.average = MovingAverage(self.network, config.ema_decay) if config.ema_decay else None
         self.step = 0  # steps done, over all epochs
         self.best_map, self.best_epoch = -1.0, 0
@@ -125,7 +126,8 @@ class Trainer:
             average=self.average,
         )
         if config.accumulate > 1:
-            return AccumulatedStep(forward, update, config.accumulate).set_train()
+            statistics = collect_batch_norm(self.network) if config.cmbn else []
+            return AccumulatedStep(forward, update, config.accumulate, statistics).set_train()
         return TrainStep(forward, update).set_train()
 
     def _state_parameters(self) -> list[ms.Parameter]:
@@ -295,7 +297,7 @@ class Trainer:
             "best_epoch": self.best_epoch,
             "options": {key: self.config[key] for key in NETWORK_OPTIONS},
         }
-        parameters = [*self.network.get_parameters(), *self._state_parameters()]
+        parameters = [*self.parameters, *self._state_parameters()]
         target = path or self.checkpoint_folder / f"{self.runtime.rank}-{epoch}_{self.step}.ckpt"
         save_checkpoint(parameters, target, state)
         if path is None:

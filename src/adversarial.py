@@ -33,6 +33,7 @@ class SelfAdversary(nn.Cell):
 
     def construct(self, images, boxes):
         gradient = self.gradient(self.normalize(images), ops.zeros_like(boxes))
+        gradient = ops.where(gradient == gradient, gradient, ops.zeros_like(gradient))  # NaN: no direction
         # Normalisation keeps the sign: each channel is only shifted and scaled.
         changed = ops.cast(images, ms.float32) - self.strength * ops.sign(gradient)
         return ops.cast(ops.clamp(ops.round(changed), 0, 255), ms.uint8)

@@ -14,10 +14,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
+from src.anchors import SECOND_PASS_OVERLAP
 from src.errors import UserError
 from src.yolo import ANCHORS, ANCHORS_A_CELL, STRIDES, head_settings
-
-SECOND_PASS_OVERLAP = 0.213
 
 
 def grid_shapes(input_hw):

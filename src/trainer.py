@@ -22,6 +22,7 @@ from src.config import Config
 from src.data_loader import TrainLoader
 from src.deploy.network_backend import NETWORK_OPTIONS, NetworkBackend, build_network
 from src.distributed_sampler import DistributedSampler
+from src.download import local_file
 from src.errors import UserError
 from src.evaluation.session import evaluate_set, load_validation_set
 from src.initializer import initialize, set_head_prior
@@ -145,11 +146,17 @@ class Trainer:
             self._resume(Path(config.resume_yolov4))
         elif config.pretrained_checkpoint:
             skip = tuple(config.checkpoint_filter_list) if config.filter_weight else ()
-            self.logger.info("load %s", load_network(self.network, config.pretrained_checkpoint, skip=skip))
+            path = self._local_file("pretrained_checkpoint")
+            self.logger.info("load %s", load_network(self.network, path, skip=skip))
         elif config.pretrained_backbone:
-            self.logger.info("load backbone %s", load_backbone(self.network, config.pretrained_backbone))
+            path = self._local_file("pretrained_backbone")
+            self.logger.info("load backbone %s", load_backbone(self.network, path))
         if self.average is not None and self.step == 0:
             self.average.reset()
+
+    def _local_file(self, option: str) -> Path:
+        """The checkpoint that an option names, downloaded if it is an address."""
+        return local_file(self.config[option], option, self.config.download_path, (".ckpt",))
 
     def _resume(self, path: Path) -> None:
         """Weights, optimizer, position in the schedule, epoch, step and best result of an earlier run."""

@@ -47,8 +47,12 @@ class ResizeGeometry:
 def stretch_for_eval(image: np.ndarray, input_hw: tuple[int, int]) -> tuple[np.ndarray, ResizeGeometry]:
     """The picture (H, W, 3) uint8 stretched to the input by Pillow's antialiased bicubic filter."""
     height, width = image.shape[:2]
-    geometry = ResizeGeometry(input_hw[1] / width, input_hw[0] / height)
-    return _resize_bicubic(image, input_hw[1], input_hw[0]), geometry
+    return _resize_bicubic(image, input_hw[1], input_hw[0]), stretch_geometry(width, height, input_hw)
+
+
+def stretch_geometry(width: int, height: int, input_hw: tuple[int, int]) -> ResizeGeometry:
+    """How `stretch_for_eval` maps a picture of that size."""
+    return ResizeGeometry(input_hw[1] / width, input_hw[0] / height)
 
 
 def letterbox(
@@ -62,14 +66,24 @@ def letterbox(
         enlarge: also pictures smaller than the input are made to fill it.
     """
     height, width = image.shape[:2]
+    geometry = letterbox_geometry(width, height, input_hw, enlarge)
+    new_w, new_h = round(width * geometry.scale_x), round(height * geometry.scale_y)
+    left, top = int(geometry.pad_x), int(geometry.pad_y)
+    canvas = np.full((*input_hw, 3), GREY, np.uint8)
+    canvas[top : top + new_h, left : left + new_w] = _resize_bicubic(image, new_w, new_h)
+    return canvas, geometry
+
+
+def letterbox_geometry(
+    width: int, height: int, input_hw: tuple[int, int], enlarge: bool = True
+) -> ResizeGeometry:
+    """How `letterbox` maps a picture of that size."""
     ratio = min(input_hw[0] / height, input_hw[1] / width)
     if not enlarge:
         ratio = min(ratio, 1.0)
     new_w, new_h = max(1, round(width * ratio)), max(1, round(height * ratio))
     left, top = (input_hw[1] - new_w) // 2, (input_hw[0] - new_h) // 2
-    canvas = np.full((*input_hw, 3), GREY, np.uint8)
-    canvas[top : top + new_h, left : left + new_w] = _resize_bicubic(image, new_w, new_h)
-    return canvas, ResizeGeometry(new_w / width, new_h / height, left, top)
+    return ResizeGeometry(new_w / width, new_h / height, left, top)
 
 
 def eval_resize(keep_aspect: bool, enlarge: bool) -> Callable:

@@ -215,7 +215,8 @@ def test_dropping_is_warned_about_once(tiles, caplog):
         loader = train_loader(tiles, max_box=1)
         list(loader.epoch(0))
     assert loader.dropped_boxes > 3
-    assert len([entry for entry in caplog.records if "max_box=1" in entry.getMessage()]) == 1
+    # Two handlers of pytest may see one record, by what earlier tests did to the logger.
+    assert len({id(entry) for entry in caplog.records if "max_box=1" in entry.getMessage()}) == 1
 
 
 def test_too_few_pictures_for_a_batch(tiles):

@@ -15,6 +15,7 @@ import numpy as np
 
 from src.config import Config
 from src.deploy.settings import DETECTIONS, ModelSettings, read_settings
+from src.download import ending_of, local_file
 from src.errors import UserError
 
 ENDINGS = (".ckpt", ".mindir", ".onnx")
@@ -31,16 +32,17 @@ class Backend(Protocol):
 
 
 def open_model(config: Config) -> tuple[Backend, Config]:
-    """The backend of `pretrained`, and the options as the file completes them.
+    """The backend of `pretrained` (a path, or an address that is downloaded), and the options as it completes them.
 
     Raises:
-        UserError: no such file, another ending, a damaged file, one whose classes are not those of `labels`,
-            or a missing package.
+        UserError: no such file or no download, another ending, a damaged file, one whose classes are not
+            those of `labels`, or a missing package.
     """
-    path = Path(config.pretrained)
-    ending = path.suffix.lower()
+    ending = ending_of(config.pretrained)
     if ending not in ENDINGS:
-        raise UserError(f"{path}: a model's file ends in {', '.join(ENDINGS)}")
+        raise UserError(f"{config.pretrained}: a model's file ends in {', '.join(ENDINGS)}")
+    path = local_file(config.pretrained, "pretrained", config.download_path)
+    config = config.replace(pretrained=str(path))
     if not path.is_file():
         raise UserError(f"{path}: no such model file")
     if ending == ".ckpt":
@@ -59,7 +61,7 @@ def open_model(config: Config) -> tuple[Backend, Config]:
 
 def runs_without_mindspore(config: Config) -> bool:
     """Whether `pretrained` is a file that another runtime than MindSpore runs."""
-    ending = Path(config.pretrained).suffix.lower()
+    ending = ending_of(config.pretrained)
     return ending == ".onnx" or (ending == ".mindir" and _uses_lite(config))
 
 

@@ -13,11 +13,12 @@ from mindspore import Tensor, nn, ops
 
 from src.checkpoint import load_network
 from src.config import Config
-from src.cspdarknet53 import ComposedMish
+from src.cspdarknet53 import ComposedMish, Mish
 from src.deploy.backends import ONNX_METADATA
 from src.deploy.fold import fold_batch_norm
 from src.deploy.network_backend import build_network, with_checkpoint_options
 from src.deploy.settings import DECODED, DETECTIONS, RAW, ModelSettings, write_settings
+from src.download import local_file
 from src.errors import UserError
 from src.logger import get_logger
 from src.yolo import Normalize, YoloDecoder
@@ -31,7 +32,7 @@ class ComposedSilu(nn.Cell):
 
 
 # What MindSpore's ONNX exporter does not know, and the same of kernels that it does.
-_COMPOSED = {nn.Mish: ComposedMish, nn.SiLU: ComposedSilu}
+_COMPOSED = {Mish: ComposedMish, nn.SiLU: ComposedSilu}
 
 
 def compose_activations(network: nn.Cell) -> None:
@@ -93,6 +94,7 @@ def export_model(config: Config) -> Path:
     source = config.ckpt_file or config.pretrained
     if not source:
         raise UserError("ckpt_file: not set; give the checkpoint, --ckpt_file=FILE")
+    source = str(local_file(source, "ckpt_file", config.download_path, (".ckpt",)))
     config = with_checkpoint_options(config, source)
     if config.file_format == "AIR" and config.device_target != "Ascend":
         raise UserError(
@@ -155,7 +157,7 @@ def _whole_file(target: Path) -> Iterator[Path]:
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{target}: the export failed ({reason}); free disk space there or choose another file_format"
+            f"{target}: the export failed ({reason}); free disk space there, or choose another file_name or file_format"
         ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -32,8 +32,8 @@ class DotaObject:
         return np.concatenate([self.polygon.min(axis=0), self.polygon.max(axis=0)])
 
 
-def read_labels(path: Path, class_names: tuple[str, ...]) -> list[DotaObject]:
-    """The objects of a label file, of any DOTA version.
+def read_labels(path: Path, class_names: tuple[str, ...] | None) -> list[DotaObject]:
+    """The objects of a label file, of any DOTA version; `class_names` None takes every class.
 
     A line is `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`, or `x1 y1 x2 y2 class difficult` for horizontal
     boxes; `difficult` may be missing. `imagesource:` and `gsd:` lines are skipped.
@@ -63,7 +63,7 @@ def _parse(words: list[str], class_names, where: str) -> DotaObject:
             f"{where}: expected 8 coordinates (or 4), a class and difficult, found {' '.join(words)[:80]!r}"
         )
     name = words[numbers]
-    if name not in class_names:
+    if class_names is not None and name not in class_names:
         raise UserError(
             f"{where}: class {name!r} is not one of {', '.join(class_names)}; choose the --version of the labels"
         )

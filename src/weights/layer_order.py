@@ -16,11 +16,11 @@ import numpy as np
 from mindspore import nn
 
 from src.checkpoint import BACKBONE
-from src.cspdarknet53 import ComposedMish, CspDarknet53
+from src.cspdarknet53 import ComposedMish, CspDarknet53, Mish
 from src.yolo import STRIDES, FeatureMap, YoloBlock, YoloV4
 
 # Darknet's words for activations.
-ACTIVATIONS = {nn.Mish: "mish", ComposedMish: "mish", nn.LeakyReLU: "leaky", nn.SiLU: "swish"}
+ACTIVATIONS = {Mish: "mish", ComposedMish: "mish", nn.LeakyReLU: "leaky", nn.SiLU: "swish"}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The perspective recipe: boxes follow the pixels (found by drawn markers), and what its numbers mean."""
 
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from src.config import load_config
 from src.perspective import PerspectiveAugment, gain_colour, shrink_or_grow, warp, warp_boxes
-from src.transforms import GREY, mix
+from src.trainer import create_augment
+from src.transforms import GREY, TrainAugment, mix
 from tests.markers import corner_points, find, marked
 
+ROOT = Path(__file__).resolve().parent.parent
 NO_COLOUR = {"hue_gain": 0.0, "saturation_gain": 0.0, "value_gain": 0.0}
 PLAIN = PerspectiveAugment(translate=0.0, scale=0.0, flip=0.0, **NO_COLOUR)
 VIEWS = {
@@ -279,3 +283,37 @@ def test_a_blend_keeps_all_boxes_and_mixes_by_share(share, first, second, counts
     assert image.dtype == np.uint8 and np.abs(image - (share * first + (1 - share) * second)).max() <= 0.51
     assert np.array_equal(boxes, np.concatenate([samples[0][1], samples[1][1]])) and boxes.dtype == np.float32
     assert classes.tolist() == [*range(counts[0]), *range(100, 100 + counts[1])]
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_options_reach_the_recipe():
+    words = [
+        "--augmentation=perspective", "--degrees=1", "--translate=0.2", "--scale=0.3", "--shear=4",
+        "--perspective=0.0005", "--hue_gain=0.6", "--saturation_gain=0.65", "--value_gain=0.8", "--flip=0.9",
+        "--mosaic=0.11", "--mixup=0.12",
+    ]  # fmt: skip
+    expected = PerspectiveAugment(1, 0.2, 0.3, 4, 0.0005, 0.6, 0.65, 0.8, 0.9, 0.11, 0.12)
+    assert create_augment(load_config(words)) == expected
+    crop = create_augment(load_config(["--mosaic=1", "--mixup=0.2", "--flip=0.1", "--jitter=0.4"]))
+    assert crop == TrainAugment(jitter=0.4, flip=0.1, mosaic=1.0, mixup=0.2)
+    assert create_augment(load_config([])) == TrainAugment()  # the published recipe is the default
+
+
+@pytest.mark.parametrize("name", ["yolov4", "yolov4-silu"])
+def test_the_coco_recipe(name):
+    config = load_config([f"--config_path={ROOT / 'configs' / 'yolov4' / name}.yaml"])
+    assert create_augment(config) == PerspectiveAugment(
+        degrees=0, translate=0.1, scale=0.9, shear=0, perspective=0, hue_gain=0.015, saturation_gain=0.7,
+        value_gain=0.4, flip=0.5, mosaic=1, mixup=0.1,
+    )  # fmt: skip
+    assert (config.per_batch_size, config.train_shapes, config.eval_input_hw) == (
+        16,
+        [(608, 608)],
+        (608, 608),
+    )
+    assert (config.max_box, config.ignore_threshold, config.num_classes) == (160, 0.7, 80)
+    assert (config.letterbox, config.letterbox_enlarge) == (True, False)
+    assert (config.image_mean, config.image_std) == ([0, 0, 0], [1, 1, 1])  # pixels times 1/255
+    assert (config.lr, config.lr_scheduler, config.warmup_epochs) == (0.012, "cosine_annealing", 20)

@@ -375,6 +375,8 @@ def _check_combinations(config: Config) -> Config:
         raise UserError(
             "cmbn: it is over the parts of accumulate, set that to 2 or more; and sync_bn to False"
         )
+    if config.data_sink and (config.training_shape == "" or config.sat or config.accumulate > 1):
+        raise UserError("data_sink: needs a fixed training_shape, and neither sat nor accumulate")
     changes: dict[str, Any] = {}
     if config.lr_scheduler.startswith(("cosine", "linear")) and config.t_max < config.max_epoch:
         changes["t_max"] = config.max_epoch

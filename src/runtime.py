@@ -5,6 +5,8 @@ The only module that asks "Ascend or CPU?". `guard_cpu_kernels` must run before 
 """
 
 import os
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from src.config import Config
@@ -100,3 +102,37 @@ def setup_runtime(config: Config) -> Runtime:
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=runtime.group_size
     )
     return runtime
+
+
+def can_sink(config: Config) -> bool:
+    """Whether steps can be fed from the device's own queue (MindSpore: on Ascend and GPU alone)."""
+    return config.device_target in ("Ascend", "GPU")
+
+
+def sunk_steps(step, batches: Iterable, count: int) -> Iterator[tuple]:
+    """Run a step on each batch through the device's queue; yields (loss, parts, batch).
+
+    The host prepares and sends batches while the device works
+    (https://www.mindspore.cn/docs/en/master/api_python/mindspore/mindspore.data_sink.html). Written from the
+    documentation: there is no such device where this was developed.
+
+    Args:
+        step: cell that takes images and boxes.
+        batches: `TrainBatch`es of one shape.
+        count: how many there are.
+    """
+    import mindspore as ms
+
+    sent: deque = deque()
+
+    def rows():
+        for batch in batches:
+            sent.append(batch)
+            yield batch.images, batch.boxes
+
+    columns = ["images", "boxes"]
+    queue = ms.dataset.GeneratorDataset(rows, columns, shuffle=False, num_parallel_workers=1)
+    run = ms.data_sink(step, queue, sink_size=1)
+    for _ in range(count):
+        total, parts = run()
+        yield total, parts, sent.popleft()

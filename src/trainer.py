@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import mindspore as ms
@@ -32,7 +33,7 @@ from src.lr_scheduler import learning_rates
 from src.network_setup import freeze, recompute_backbone, set_precision
 from src.optimizer import create_adam, create_momentum, optimizer_slots
 from src.perspective import PerspectiveAugment
-from src.runtime import Runtime
+from src.runtime import Runtime, can_sink, sunk_steps
 from src.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
 from src.transforms import TrainAugment
 from src.yolo import Normalize
@@ -74,6 +75,10 @@ class Trainer:
             set_head_prior(self.network, config.head_prior)
         if config.sync_bn and runtime.group_size > 1:
             synchronise_batch_norm(self.network, runtime.group_size)
+        if config.data_sink and not can_sink(config):
+            self.logger.info(
+                "data_sink: %s has no queue of its own, batches are fed step by step", config.device_target
+            )
         freeze(self.network, config.freeze)
         set_precision(self.network, config.ms_amp_level)
         if config.recompute:
@@ -183,7 +188,8 @@ class Trainer:
                     "as pretrained_checkpoint"
                 )
             slot.set_data(ms.Tensor(values[slot.name], slot.dtype))
-        self.optimizer.global_step.set_data(ms.Tensor([self.step], ms.int32))
+        updates = state.get("updates", self.step) if self.step == state["step"] else self.step
+        self.optimizer.global_step.set_data(ms.Tensor([updates], ms.int32))
 
     # ---------------------------------------------------------------- the loop
 
@@ -204,11 +210,7 @@ class Trainer:
         with progress_bar(last_step, "train", "step", self.runtime.rank, self.step) as bar:
             while self.step < last_step:
                 epoch, start = divmod(self.step, self.steps_per_epoch)
-                for batch in self.loader.epoch(epoch, start):
-                    images, boxes = ms.Tensor(batch.images), ms.Tensor(batch.boxes)
-                    if self._is_adversarial():
-                        images = self._attacked(images, boxes)
-                    total, parts = self.train_step(images, boxes)
+                for total, parts, batch in self._steps(epoch, start):
                     loss = float(total.asnumpy())
                     if not math.isfinite(loss):
                         self._stop_on_bad_loss(loss, batch)
@@ -236,6 +238,18 @@ class Trainer:
             )
         self.logger.info("==========end training===============")
         return self.best_map
+
+    def _steps(self, epoch: int, start: int) -> Iterator[tuple]:
+        """Train on the batches of an epoch, from a step on: loss, its parts and the batch of each step."""
+        batches = self.loader.epoch(epoch, start)
+        if self.config.data_sink and can_sink(self.config):
+            yield from sunk_steps(self.train_step, batches, self.steps_per_epoch - start)
+            return
+        for batch in batches:
+            images, boxes = ms.Tensor(batch.images), ms.Tensor(batch.boxes)
+            if self._is_adversarial():
+                images = self._attacked(images, boxes)
+            yield *self.train_step(images, boxes), batch
 
     def _is_adversarial(self) -> bool:
         """Whether this step trains on pictures that the network has changed; the same draw after a resume."""
@@ -292,6 +306,7 @@ class Trainer:
         state = {
             "step": self.step,
             "steps_per_epoch": self.steps_per_epoch,
+            "updates": int(self.optimizer.global_step.asnumpy()[0]),  # fewer than steps where some overflowed
             "seed": self.config.seed,
             "best_map": self.best_map,
             "best_epoch": self.best_epoch,

@@ -5,8 +5,10 @@ published network builds a branch that no output uses (`feature_map.backblock0.c
 does not, and a load says so when it meets them. A MindYOLO checkpoint loads as it is.
 """
 
+import difflib
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,7 @@ OPTIMIZER_NAMES = (
     "lr",
 )
 BACKBONE = "feature_map.backbone."
+_CLASS_LAYER = re.compile(r"feature_map\.backblock[123]\.conv6\.(weight|bias)")
 
 
 @dataclass
@@ -53,7 +56,7 @@ class LoadReport:
         if self.unused_branch:
             parts.append(f"{len(self.unused_branch)} of the published code's unused branch left out")
         if self.filtered:
-            parts.append(f"{len(self.filtered)} filtered: {', '.join(self.filtered)}")
+            parts.append(f"{len(self.filtered)} filtered, they start anew: {', '.join(self.filtered)}")
         if self.optimizer:
             parts.append(f"{len(self.optimizer)} of the optimizer left out")
         if self.other:
@@ -130,9 +133,11 @@ def load_network(
         average: take the moving averages (`ema.<name>`) where the checkpoint has them.
 
     Raises:
-        UserError: a parameter is missing in the file or has another shape there.
+        UserError: a parameter is missing in the file or has another shape there, or `skip` names one that
+            the network has not.
     """
     report = LoadReport(Path(path))
+    _check_filter(skip, network)
     values = _read_by_our_names(network, path, report)
     found: dict[str, np.ndarray] = {}
     averages = {name.removeprefix("ema."): value for name, value in values.items() if name.startswith("ema.")}
@@ -217,19 +222,42 @@ def assign(network, values, report, *, skip=(), only=None) -> None:
     if missing:
         raise UserError(
             f"{report.path}: {len(missing)} of {len(wanted)} parameters are not in it, first {missing[0]}; "
-            "it is a checkpoint of another network (backbone_shape, backbone_layers)"
-        )
-    for name in wanted:
-        if tuple(values[name].shape) != tuple(parameters[name].shape):
-            raise UserError(
-                f"{report.path}: {name} has shape {tuple(values[name].shape)}, the network has "
-                f"{tuple(parameters[name].shape)}; set labels, backbone_shape and lateral_kernel as "
-                "it was trained, or transfer_train for other classes"
+            + _remedy(
+                missing, skip, "it is a checkpoint of another network (backbone_shape, backbone_layers)"
             )
+        )
+    misshapen = [name for name in wanted if tuple(values[name].shape) != tuple(parameters[name].shape)]
+    if misshapen:
+        name = misshapen[0]
+        others = f" and {len(misshapen) - 1} more do not fit" if len(misshapen) > 1 else ""
+        raise UserError(
+            f"{report.path}: {name} has shape {tuple(values[name].shape)}, the network has "
+            f"{tuple(parameters[name].shape)}{others}; "
+            + _remedy(misshapen, skip, "set labels, backbone_shape and lateral_kernel as it was trained")
+        )
     for name in wanted:
         parameters[name].set_data(ms.Tensor(values[name], parameters[name].dtype))
         report.matched.append(name)
     report.other.extend(name for name in values if name not in parameters)
+
+
+def _remedy(names: list[str], skip: tuple[str, ...], otherwise: str) -> str:
+    """What to do about parameters that do not fit: the class layers alone may start anew."""
+    if not all(_CLASS_LAYER.fullmatch(name) for name in names):
+        return otherwise
+    if skip:
+        return f"for a transfer to other classes add to checkpoint_filter_list: {', '.join(names)}"
+    return "set labels as it was trained, or transfer_train=True for other classes"
+
+
+def _check_filter(names: Iterable[str], network: nn.Cell) -> None:
+    """A name that the network has not would filter nothing, and the layer that was meant would be loaded."""
+    parameters = _parameters(network)
+    for name in names:
+        if name not in parameters and not name.startswith(UNUSED_BRANCH):
+            near = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise UserError(f"checkpoint_filter_list: the network has no parameter {name!r}{hint}")
 
 
 def is_optimizer_name(name: str) -> bool:

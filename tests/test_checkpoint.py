@@ -132,6 +132,32 @@ def test_transfer_to_other_classes(tmp_path):
         load_network(network, path)
     report = load_network(network, path, skip=heads)
     assert sorted(report.filtered) == sorted(heads)
+    with pytest.raises(UserError) as caught:
+        load_network(network, path, skip=heads[:3])
+    assert "and 2 more do not fit; for a transfer to other classes add to checkpoint_filter_list: " in str(
+        caught.value
+    )
+    assert all(name in str(caught.value) for name in heads[3:]) and heads[0] not in str(caught.value)
+    with pytest.raises(
+        UserError, match=r"no parameter 'feature_map\.backblock1\.conv6\.wieght'; did you mean .*weight"
+    ):
+        load_network(network, path, skip=("feature_map.backblock1.conv6.wieght",))
+
+
+def test_transfer_from_a_checkpoint_without_class_layers(tmp_path):
+    """Of a backbone and neck alone: the class layers start anew where they are filtered."""
+    network = slim_network(3)
+    values = slim_values(network)
+    heads = tuple(name for name in values if ".conv6." in name and "backblock" in name)
+    path = write_ckpt(tmp_path / "neck.ckpt", {name: v for name, v in values.items() if name not in heads})
+    with pytest.raises(UserError, match=r"6 of .* are not in it.* or transfer_train=True"):
+        load_network(network, path)
+    before = {p.name: p.asnumpy().copy() for p in network.get_parameters()}
+    report = load_network(network, path, skip=heads)
+    assert len(report.matched) == len(values) - 6
+    for parameter in network.get_parameters():
+        expected = before if parameter.name in heads else values
+        assert np.array_equal(parameter.asnumpy(), expected[parameter.name])
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])

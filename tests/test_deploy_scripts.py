@@ -81,6 +81,19 @@ def test_wrong_arguments_of_run_infer_310(deployed, tmp_path):
         assert done.returncode == 2 and named in done.stderr
 
 
+def test_test_py_as_the_other_system_has_it(deployed, tmp_path):
+    """`--config --weight --iou_thres`: without a test set the validation set, and its AP."""
+    (tmp_path / "net.yaml").write_text(
+        json.dumps({"data_dir": str(deployed / "tiles"), "log_path": str(tmp_path)})
+    )
+    done = run(
+        sys.executable, "test.py", "--config", tmp_path / "net.yaml", "--device_target", "CPU", "--iou_thres", "0.6",
+        "--weight", deployed / "tiny.mindir", cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no test set, the validation set is taken" in done.stdout and len(ap_lines(done.stdout)) == 12
+
+
 def test_test_py_writes_and_scores_dotas_task_2(deployed, tmp_path):
     """Tiles named as split_dota.py names them, without annotations: merged to one scene, zipped and scored."""
     (tmp_path / "test").mkdir()

@@ -15,6 +15,7 @@ from src.errors import UserError
 from src.evaluation.session import (
     detect_in_set,
     evaluate_set,
+    load_validation_set,
     postprocess_options,
     start_folder,
 )
@@ -31,18 +32,22 @@ def load_test_set(config: Config) -> tuple[DetectionSet, bool]:
 
     Without an annotation file every picture of data_dir/test (or test2017) is taken: its id is its name
     where all names are numbers, as COCO's are, and otherwise counts from 1; classes get the ids 1, 2, ...
+    Where there is no test set at all it is the validation set, as users of MindYOLO know test.py.
 
     Raises:
         UserError: neither an annotation file nor a folder of pictures.
     """
+    root = Path(config.data_dir)
+    folders = [root / name for name in ("test", "test2017") if config.data_dir and (root / name).is_dir()]
+    if not folders and not config.ann_file:
+        get_logger().info("%s: no test set, the validation set is taken", config.data_dir)
+        return load_validation_set(config), True
     try:
         image_dir, ann_file = resolve_set(config.data_dir, "test", config.ann_file)
     except UserError:
-        folders = [Path(config.data_dir) / name for name in ("test", "test2017")]
-        image_dir = next((folder for folder in folders if folder.is_dir()), None)
-        if image_dir is None or config.ann_file:
+        if config.ann_file:
             raise
-        return _from_folder(image_dir, tuple(config.labels)), False
+        return _from_folder(folders[0], tuple(config.labels)), False
     return load_detection_set(image_dir, ann_file, config.labels, invalid_boxes=config.invalid_boxes), True
 
 

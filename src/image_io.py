@@ -126,8 +126,11 @@ def write_image(path: Path, image: np.ndarray, params: tuple[int, ...] = ()) -> 
             raise OSError("encoding failed")
         path.write_bytes(data.tobytes())
     except OSError as error:
+        if path.is_file():
+            path.unlink()  # half a picture
+        reason = error.strerror or str(error)
         raise UserError(
-            f"{path}: cannot be written ({error}); free disk space or choose another folder"
+            f"{path}: cannot be written ({reason}); free disk space or choose another folder"
         ) from error
 
 

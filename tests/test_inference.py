@@ -256,3 +256,22 @@ def test_scene_options_that_are_refused(words, named):
 def test_an_unknown_format_is_refused_before_the_work(model, pictures, tmp_path):
     with pytest.raises(UserError, match="result_format: xml is not one of json, csv, coco, geojson"):
         infer(model, pictures, tmp_path / "out", "--result_format=xml")
+
+
+def test_a_disk_that_takes_no_more(model, pictures, tmp_path):
+    """Files over 4 kB cannot be written, as on a full disk: named one by one, the rest is done."""
+    large = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    cv2.imwrite(str(pictures / "large.png"), large)
+    small = np.zeros((16, 16, 3), np.uint8)
+    cv2.imwrite(str(pictures / "small.png"), small)
+    words = f"--img_path={pictures} --model={model} --log_path={tmp_path}/out --infer_threshold=0.9"
+    limited = f"ulimit -f 4; exec {sys.executable} inference.py {words}"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    (folder,) = (tmp_path / "out").iterdir()
+    written = {path.name for path in (folder / "pictures").iterdir()}
+    assert "small.jpg" in written and "large.jpg" not in written
+    for path in (folder / "pictures").iterdir():
+        assert cv2.imread(str(path)) is not None, path
+    assert "large.jpg: cannot be written" in done.stdout
+    assert str(pictures / "large.png") in (folder / "failed.txt").read_text()

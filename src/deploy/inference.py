@@ -51,15 +51,14 @@ def run_inference(config: Config) -> int:
     results, left_out = detect_pictures(backend, small, config, folder)
     scenes, failed_scenes = detect_scenes(backend, large, config, folder)
     results, failures = results + scenes, failures + left_out + failed_scenes
-    files = write_results(
-        folder, results, config.labels, [name for name in config.result_format if name in FORMATS]
-    )
+    code = report_failures(failures, len(paths), folder)
+    chosen = [name for name in config.result_format if name in FORMATS]
+    for file in write_results(folder, results, config.labels, chosen):
+        logger.info("result file path: %s", file)
     count = sum(len(result.found) for result in results)
     seconds = time.perf_counter() - started
     logger.info("%d detections in %d pictures, %.1f s: %s", count, len(results), seconds, folder)
-    for file in files:
-        logger.info("result file path: %s", file)
-    return report_failures(failures, len(paths), folder)
+    return code
 
 
 def inference_options(config: Config) -> PostprocessOptions:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from src.config import load_config
 from src.converters.coco_writer import WriteOptions, file_names, labels_option, write_coco
@@ -455,3 +457,32 @@ def test_the_tool_runs_from_anywhere(tmp_path):
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "train with: --data_dir=out --labels=plane,ship"
+
+
+# ---------------------------------------------------------------- damaged files
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 400), cut=st.integers(0, 30), insert=st.binary(max_size=12))
+def test_damaged_files_give_one_line_or_objects(tmp_path, place, cut, insert):
+    """Whatever is cut from or put into a good file: objects with finite boxes, or one line that names the file."""
+    xml = voc_xml("a", [("ship", 1, 1, 10, 20, 0), ("plane", 41, 31, 100, 80, 1)]).encode()
+    text = ("\ufeff" + YOLO_LINE * 3 + "0 0.1 0.2 0.5 0.1 0.3 0.6\n").encode()
+    for name, content, read in (
+        ("a.xml", xml, lambda path: read_voc_xml(path)[2]),
+        ("a.txt", text, lambda path: read_yolo_labels(path, ("ship", "plane"), 100, 80)),
+    ):
+        path = tmp_path / name
+        start = place % len(content)
+        path.write_bytes(content[:start] + insert + content[start + cut :])
+        try:
+            objects = read(path)
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+        else:
+            assert all(np.isfinite(entry.box).all() and entry.name for entry in objects)
+
+
+def test_deeply_nested_xml_is_refused_or_read(tmp_path):
+    path = write(tmp_path / "deep.xml", "<annotation>" + "<a>" * 200_000 + "</a>" * 200_000 + "</annotation>")
+    assert read_voc_xml(path)[2] == []

@@ -86,7 +86,7 @@ def read_voc_xml(path: Path, zero_based: bool = False) -> tuple[str, tuple[int, 
     objects = []
     first, last = (0, 1) if zero_based else (-1, 0)
     for number, entry in enumerate(root.findall("object"), start=1):
-        name = (entry.findtext("name") or "").strip()
+        name = " ".join((entry.findtext("name") or "").split())
         if not name:
             raise UserError(f"{path}: object {number} has no <name>; name its class")
         where = f"{path}: object {number} ({name})"

@@ -23,19 +23,23 @@ MISH_IS_IDENTITY = 40.0
 class Mish(nn.Cell):
     """x * tanh(softplus(x)) (https://arxiv.org/abs/1908.08681) by MindSpore's one kernel.
 
-    Outside of training large inputs go past the kernel, for which they would be NaN; a network of few steps
-    has them, since its moving statistics are not yet those of its data. In training BatchNorm keeps inputs
-    small, and a NaN would stop the run.
+    Large inputs go past the kernel, for which they would be NaN: outside of training, where the moving statistics
+    of a network of few steps are not yet those of its data, and in training where `guarded` is set, because
+    BatchNorm is frozen. Otherwise BatchNorm keeps inputs small in training, and a NaN would stop the run.
     """
 
     def __init__(self):
         super().__init__()
         self.mish = nn.Mish()
+        self.guarded = False
 
     def construct(self, x):
-        if self.training:
-            return self.mish(x)
-        return ops.where(x < MISH_IS_IDENTITY, self.mish(x), x)
+        if not self.training:
+            return ops.where(x < MISH_IS_IDENTITY, self.mish(x), x)
+        if self.guarded:  # slower, but with a gradient, to which `where` would pass on the NaN
+            low = ops.minimum(x, MISH_IS_IDENTITY)
+            return self.mish(low) + (x - low)
+        return self.mish(x)
 
 
 class ComposedMish(nn.Cell):

@@ -4,6 +4,7 @@ import mindspore as ms
 from mindspore import nn
 
 from src.batch_norm import BatchNorm
+from src.cspdarknet53 import Mish
 from src.errors import UserError
 
 PRECISIONS = ("O0", "O1", "O2", "O3")
@@ -32,6 +33,8 @@ def freeze(network: nn.Cell, prefixes: list[str]) -> int:
     for _, cell in network.cells_and_names():
         if isinstance(cell, BatchNorm) and cell.gamma.name in names:
             cell.use_batch_statistics = False
+        if isinstance(cell, Mish) and names:
+            cell.guarded = True
     return len(frozen)
 
 

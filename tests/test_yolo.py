@@ -226,8 +226,15 @@ def test_normalize_takes_bytes():
 
 
 def test_mish_of_any_input():
-    """Against float64, also where MindSpore's kernel gives NaN."""
+    """Against float64, also where MindSpore's kernel gives NaN; its gradient too where BatchNorm is frozen."""
     x = np.concatenate([np.linspace(-100, 200, 3001), [1e4, -1e4, 0]]).astype(np.float32)
     wide = x.astype(np.float64)
-    expected = wide * np.tanh(np.log1p(np.exp(-np.abs(wide))) + np.maximum(wide, 0))
+    soft = np.log1p(np.exp(-np.abs(wide))) + np.maximum(wide, 0)
+    expected = wide * np.tanh(soft)
     np.testing.assert_allclose(Mish()(Tensor(x)).asnumpy(), expected, rtol=1e-6, atol=2e-6)
+    guarded = Mish().set_train()
+    guarded.guarded = True
+    np.testing.assert_allclose(guarded(Tensor(x)).asnumpy(), expected, rtol=1e-6, atol=2e-6)
+    slope = np.tanh(soft) + wide * (1 - np.tanh(soft) ** 2) / (1 + np.exp(-np.clip(wide, -500, 500)))
+    gradient = ms.jit(ms.grad(guarded))(Tensor(x)).asnumpy()
+    np.testing.assert_allclose(gradient, slope, atol=1e-5)

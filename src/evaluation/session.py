@@ -20,6 +20,7 @@ from src.evaluation.postprocess import PostprocessOptions
 from src.evaluation.visualize import draw_boxes, side_by_side
 from src.image_io import read_rgb, write_image
 from src.logger import get_logger, progress_bar, setup_logger
+from src.report.report import Report
 from src.runtime import Runtime
 from src.yolo_dataset import DetectionSet, load_detection_set, resolve_set
 
@@ -167,6 +168,11 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
     evaluation = evaluate_set(backend, dataset, config, folder, runtime)
     # The heading's spelling is the published one: users grep it.
     logger.info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
+    if runtime.is_master:
+        report = Report(folder, f"Evaluation of {Path(config.pretrained).name}", [("validation", dataset)])
+        report.add_evaluation(evaluation.result, evaluation.table, dataset)
+        report.write([])
+        logger.info("report: %s", report.path)
     if runtime.is_master and (config.result_view or config.recommend_threshold):
         write_pictures(evaluation, dataset, folder / "pictures", config.recommend_threshold)
     logger.info("testing cost time %.2fh", (time.perf_counter() - started) / 3600)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from src.evaluation.visualize import class_colour
+from src.report.svg import SERIES_COLOURS
 
 RELOAD_SECONDS = 60
 
@@ -46,7 +47,7 @@ td:first-child,th:first-child{text-align:left}
 .line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}.dot{fill:var(--c)}
 .legend{display:flex;flex-wrap:wrap;gap:2px 12px;font-size:.82rem;margin:6px 0 0}
 .legend i{display:inline-block;width:.8em;height:.8em;border-radius:2px;background:var(--c);margin-right:5px}
-.none{color:var(--soft)}
+.line.again{stroke-dasharray:6 3}.legend .again{border-radius:50%}.none{color:var(--soft)}
 .gallery{display:grid;gap:14px;grid-template-columns:repeat(auto-fill,minmax(min(580px,100%),1fr))}
 figure{margin:0}.pair{display:grid;gap:8px;grid-template-columns:1fr 1fr}.pair>div{min-width:0}
 .pair svg{width:100%;height:auto;display:block;background:#777}.pair b{font-size:.82rem;font-weight:600}
@@ -54,7 +55,7 @@ figure{margin:0}.pair{display:grid;gap:8px;grid-template-columns:1fr 1fr}.pair>d
 figcaption{margin-top:6px;font-size:.85rem;overflow-wrap:anywhere}[hidden]{display:none!important}
 footer{max-width:1240px;margin:30px auto;padding:0 16px;color:var(--soft);font-size:.85rem}
 @media (max-width:600px){nav{position:static}.pair{grid-template-columns:1fr}nav label{margin-left:0}
-.facts>div{padding:6px 10px}}
+.facts>div{padding:6px 10px}.chart text{font-size:14px}.matrix th{white-space:normal}}
 """
 
 # The filters, kept over a reload; nothing of the data is in the script.
@@ -131,7 +132,7 @@ def page(
 
 
 def _series_colours() -> str:
-    return "".join(f".s{number}{{--c:var(--s{number})}}" for number in range(8))
+    return "".join(f".s{number}{{--c:var(--s{number})}}" for number in range(SERIES_COLOURS))
 
 
 def _class_colours(count: int) -> str:

@@ -142,7 +142,7 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> str:
 def sizes(result: CocoResult) -> str:
     """AP at IoU 0.5 of the size buckets."""
     names = [entry.name for entry in result.sizes]
-    values = [max(entry.ap50, 0.0) for entry in result.sizes]
+    values = [entry.ap50 if entry.objects else math.nan for entry in result.sizes]
     plot = column_chart(
         names,
         values,

@@ -68,7 +68,7 @@ def line_chart(
     for number, (name, points) in enumerate(series):
         if not points:
             continue
-        colour = f"s{number % SERIES_COLOURS}"
+        colour = _colour(number)
         key = f' data-class="{keys[number]}"' if keys is not None else ""
         if len(points) == 1:
             x, y = place(points[0]).split(",")
@@ -78,11 +78,16 @@ def line_chart(
         last = number_text(points[-1][1])
         parts.append(f"<g{key}><title>{escape(name)}: {last} at the end</title>{shape}</g>")
     legend = "".join(
-        f'<span{_key(keys, number)}><i class="s{number % SERIES_COLOURS}"></i>{escape(name)}</span>'
+        f'<span{_key(keys, number)}><i class="{_colour(number)}"></i>{escape(name)}</span>'
         for number, (name, points) in enumerate(series)
         if points
     )
     return f'{_svg(parts, title)}<p class="legend">{legend}</p>'
+
+
+def _colour(number: int) -> str:
+    """CSS classes of a series: its colour, and dashes where the colours have come round."""
+    return f"s{number % SERIES_COLOURS}" + (" again" if number >= SERIES_COLOURS else "")
 
 
 def _key(keys: Sequence[int] | None, number: int) -> str:
@@ -106,19 +111,20 @@ def _axes(place, x_range: Point, y_range: Point, x_label: str) -> str:
 
 
 def column_chart(names: Sequence[str], values: Sequence[float], *, title: str, x_label: str) -> str:
-    """Columns side by side, each with its value above and its name below."""
-    high = max([*values, 1e-12])
+    """Columns side by side, each with its value above and its name below; none where a value is NaN."""
+    high = max([*(value for value in values if math.isfinite(value)), 1e-12])
     span = _WIDTH - _LEFT - _RIGHT
     step = span / max(len(values), 1)
     parts = []
     for number, (name, value) in enumerate(zip(names, values)):
-        height = value / high * (_HEIGHT - _TOP - _BOTTOM - 16)
+        shown = number_text(value) if math.isfinite(value) else "–"
+        height = max(0.0, value if math.isfinite(value) else 0.0) / high * (_HEIGHT - _TOP - _BOTTOM - 16)
         x, y = _LEFT + number * step, _HEIGHT - _BOTTOM - height
         middle = x + step / 2
         parts.append(
             f'<rect class="bar" x="{x + step * 0.1:.1f}" y="{y:.1f}" width="{step * 0.8:.1f}" '
-            f'height="{height:.1f}"><title>{escape(name)}: {number_text(value)}</title></rect>'
-            f'<text x="{middle:.1f}" y="{y - 4:.1f}" class="mid">{number_text(value)}</text>'
+            f'height="{height:.1f}"><title>{escape(name)}: {shown}</title></rect>'
+            f'<text x="{middle:.1f}" y="{y - 4:.1f}" class="mid">{shown}</text>'
             f'<text x="{middle:.1f}" y="{_HEIGHT - _BOTTOM + 15}" class="mid">{escape(name)}</text>'
         )
     parts.append(f'<path class="axis" d="M{_LEFT} {_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}"/>')

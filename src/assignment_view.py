@@ -54,19 +54,19 @@ def draw_assignment(image: np.ndarray, boxes: np.ndarray, found: np.ndarray) -> 
         found: (k, 7) of `assigned_anchors`.
     """
     canvas = np.ascontiguousarray(image).copy()
-    for box in np.round(boxes).astype(int).tolist():
-        cv2.rectangle(canvas, tuple(box[:2]), tuple(box[2:]), (255, 255, 255), 1)
     for level, x, y, *box in found.tolist():
         colour = STRIDE_COLOURS[int(level)]
         x1, y1, x2, y2 = (round(value) for value in box)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, 1)
         cv2.circle(canvas, (int(x), int(y)), _CELL_DOT, colour, cv2.FILLED)
+    for box in np.round(boxes).astype(int).tolist():
+        cv2.rectangle(canvas, tuple(box[:2]), tuple(box[2:]), (255, 255, 255), 1)
     counts = np.bincount(found[:, 0].astype(int), minlength=len(STRIDES))
+    canvas[-50:, :98] //= 4
     for row, (stride, colour, count) in enumerate(zip(STRIDES, STRIDE_COLOURS, counts)):
-        place = (5, canvas.shape[0] - 8 - 15 * row)
-        for ink, thick in (((0, 0, 0), 3), (colour, 1)):
-            text = f"stride {stride}: {count}"
-            cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, ink, thick, cv2.LINE_AA)
+        place = (5, canvas.shape[0] - 7 - 15 * row)
+        text = f"stride {stride}: {count}"
+        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
     return canvas
 
 

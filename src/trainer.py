@@ -273,6 +273,8 @@ class Trainer:
         if self.report:
             self.report.write(self.rows)
             self.logger.info("report: %s", self.report.path)
+        if self.events:
+            self.events.close()
         if profiler:
             profiler.analyse()
             self.logger.info("profile of %d steps in %s", PROFILED_STEPS, self.folder / "profiler")

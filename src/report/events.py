@@ -26,3 +26,7 @@ class EventFiles:
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
         self.writer.flush()
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        self.writer.close()

@@ -1,5 +1,6 @@
 """Whole training runs of a tiny network: log, checkpoints, exact resume, evaluation, and the errors."""
 
+import importlib.util
 import json
 import os
 import re
@@ -118,7 +119,12 @@ def test_results_are_those_of_the_log(finished):
 def test_a_resumed_run_goes_on_with_the_results(finished, tiles, tmp_path):
     """From the middle of epoch 2: its row is of all its steps, and no epoch is there twice."""
     folder, _ = finished
-    resumed, _ = run(tiny_config(tiles, tmp_path, f"--resume_yolov4={folder / 'ckpt_0' / '0-2_4.ckpt'}"))
+    start = folder / "ckpt_0" / "0-2_4.ckpt"
+    has_events = importlib.util.find_spec("tensorboardX") is not None
+    resumed, _ = run(
+        tiny_config(tiles, tmp_path, f"--resume_yolov4={start}", f"--tensorboard={int(has_events)}")
+    )
+    assert len(list(resumed.glob("tensorboard/events.*"))) == has_events
     whole, found = (read_history(place / "results.csv") for place in (folder, resumed))
     assert found[0] == whole[0] and [row.epoch for row in found] == [1, 2]
     for name in ("step", "loss", "box", "objectness", "class_loss", "lr"):

@@ -55,7 +55,7 @@ figure{margin:0}.pair{display:grid;gap:8px;grid-template-columns:1fr 1fr}.pair>d
 figcaption{margin-top:6px;font-size:.85rem;overflow-wrap:anywhere}[hidden]{display:none!important}
 footer{max-width:1240px;margin:30px auto;padding:0 16px;color:var(--soft);font-size:.85rem}
 @media (max-width:600px){nav{position:static}.pair{grid-template-columns:1fr}nav label{margin-left:0}
-.facts>div{padding:6px 10px}.chart text{font-size:14px}.matrix th{white-space:normal}}
+.facts>div{padding:6px 10px}.chart text{font-size:14px}.columns text{font-size:12px}.matrix th{white-space:normal}}
 """
 
 # The filters, kept over a reload; nothing of the data is in the script.

@@ -51,7 +51,7 @@ def curves(rows: Sequence[EpochRow]) -> str:
 
     def over_epochs(title: str, *series: tuple[str, str], note: str = "") -> str:
         lines = [(name, [(row.epoch, getattr(row, field)) for row in rows]) for name, field in series]
-        return chart(title, line_chart(lines, title=title, x_label="epoch"), note)
+        return chart(title, line_chart(lines, title=title, x_label="epoch", whole_x=True), note)
 
     charts = [
         over_epochs("Loss", ("total", "loss"), ("box", "box"), ("objectness", "objectness"), ("class", "class_loss"),
@@ -73,7 +73,7 @@ def curves(rows: Sequence[EpochRow]) -> str:
         for row in rows
     ]  # fmt: skip
     every = f"<details><summary>all epochs</summary>{table(head, cells)}</details>"
-    return f'<div class="cards">{"".join(charts)}</div>{every}'
+    return f'<div class="cards two">{"".join(charts)}</div>{every}'
 
 
 def _share(value: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from html import escape
 
 _WIDTH, _HEIGHT = 460, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 10, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 12, 40
 SERIES_COLOURS = 8  # s0 to s7 of the page's style; more series take them again
 
 Point = tuple[float, float]
@@ -38,6 +38,7 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     x_range: tuple[float, float] | None = None,
     keys: Sequence[int] | None = None,
+    whole_x: bool = False,
 ) -> str:
     """Lines over a common x axis. Points that are not finite are left out; a single point is a dot.
 
@@ -64,7 +65,8 @@ def line_chart(
         y = _HEIGHT - _BOTTOM - (point[1] - y_low) / (y_high - y_low) * (_HEIGHT - _TOP - _BOTTOM)
         return f"{x:.1f},{y:.1f}"
 
-    parts = [_axes(place, (x_low, x_high), (y_low, y_high), x_label)]
+    x_ticks = [value for value in ticks(x_low, x_high, 8) if not whole_x or value == int(value)]
+    parts = [_axes(place, x_ticks, (x_low, x_high), (y_low, y_high), x_label)]
     for number, (name, points) in enumerate(series):
         if not points:
             continue
@@ -94,14 +96,14 @@ def _key(keys: Sequence[int] | None, number: int) -> str:
     return f' data-class="{keys[number]}"' if keys is not None else ""
 
 
-def _axes(place, x_range: Point, y_range: Point, x_label: str) -> str:
+def _axes(place, x_ticks: Sequence[float], x_range: Point, y_range: Point, x_label: str) -> str:
     """Grid lines, their numbers and the label of the x axis."""
     parts = []
     for value in ticks(*y_range):
         y = place((x_range[0], value)).split(",")[1]
         parts.append(f'<path class="grid" d="M{_LEFT} {y}H{_WIDTH - _RIGHT}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{float(y) + 4:.1f}" class="end">{number_text(value)}</text>')
-    for value in ticks(*x_range, 8):
+    for value in x_ticks:
         x = place((value, y_range[0])).split(",")[0]
         parts.append(f'<text x="{x}" y="{_HEIGHT - _BOTTOM + 15}" class="mid">{number_text(value)}</text>')
     parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}"/>')
@@ -113,13 +115,12 @@ def _axes(place, x_range: Point, y_range: Point, x_label: str) -> str:
 def column_chart(names: Sequence[str], values: Sequence[float], *, title: str, x_label: str) -> str:
     """Columns side by side, each with its value above and its name below; none where a value is NaN."""
     high = max([*(value for value in values if math.isfinite(value)), 1e-12])
-    span = _WIDTH - _LEFT - _RIGHT
-    step = span / max(len(values), 1)
+    step = (_WIDTH - 2 * _RIGHT) / max(len(values), 1)
     parts = []
     for number, (name, value) in enumerate(zip(names, values)):
         shown = number_text(value) if math.isfinite(value) else "–"
         height = max(0.0, value if math.isfinite(value) else 0.0) / high * (_HEIGHT - _TOP - _BOTTOM - 16)
-        x, y = _LEFT + number * step, _HEIGHT - _BOTTOM - height
+        x, y = _RIGHT + number * step, _HEIGHT - _BOTTOM - height
         middle = x + step / 2
         parts.append(
             f'<rect class="bar" x="{x + step * 0.1:.1f}" y="{y:.1f}" width="{step * 0.8:.1f}" '
@@ -127,14 +128,13 @@ def column_chart(names: Sequence[str], values: Sequence[float], *, title: str, x
             f'<text x="{middle:.1f}" y="{y - 4:.1f}" class="mid">{shown}</text>'
             f'<text x="{middle:.1f}" y="{_HEIGHT - _BOTTOM + 15}" class="mid">{escape(name)}</text>'
         )
-    parts.append(f'<path class="axis" d="M{_LEFT} {_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}"/>')
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{middle:.0f}" y="{_HEIGHT - 4}" class="mid">{escape(x_label)}</text>')
-    return _svg(parts, title)
+    parts.append(f'<path class="axis" d="M{_RIGHT} {_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}"/>')
+    parts.append(f'<text x="{_WIDTH / 2:.0f}" y="{_HEIGHT - 4}" class="mid">{escape(x_label)}</text>')
+    return _svg(parts, title, " columns")
 
 
-def _svg(parts: Sequence[str], title: str) -> str:
+def _svg(parts: Sequence[str], title: str, kind: str = "") -> str:
     return (
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f'<svg class="chart{kind}" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
         f"{''.join(parts)}</svg>"
     )

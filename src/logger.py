@@ -61,13 +61,14 @@ def step_line(epoch: int, iteration: int, loss: float, step_ms: float, fps: floa
 
 
 def progress_bar(total: int, description: str, unit: str, rank: int = 0, initial: int = 0) -> tqdm:
-    """A bar on a terminal and on rank 0; silent where standard output is a file or a pipe."""
+    """A bar with speed and time left on a terminal and on rank 0; silent where output goes to a file or a pipe."""
     return tqdm(
         total=total,
         initial=initial,
         desc=description,
         unit=unit,
-        disable=rank != 0 or not sys.stdout.isatty(),
+        # It is drawn on standard error, above which the lines of standard output are written.
+        disable=rank != 0 or not (sys.stdout.isatty() and sys.stderr.isatty()),
         dynamic_ncols=True,
         leave=False,
     )

@@ -104,6 +104,17 @@ def setup_runtime(config: Config) -> Runtime:
     return runtime
 
 
+def used_memory(config: Config) -> str:
+    """Memory that the run holds now, as text: of the device, or of this process on the CPU."""
+    if config.device_target == "CPU":
+        import psutil  # comes with MindSpore
+
+        return f"{psutil.Process().memory_info().rss / 2**30:.1f} GB"
+    import mindspore as ms
+
+    return f"{ms.runtime.memory_reserved() / 2**30:.1f} GB"
+
+
 def can_sink(config: Config) -> bool:
     """Whether steps can be fed from the device's own queue (MindSpore: on Ascend and GPU alone)."""
     return config.device_target in ("Ascend", "GPU")

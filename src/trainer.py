@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -33,7 +34,10 @@ from src.lr_scheduler import learning_rates
 from src.network_setup import freeze, recompute_backbone, set_precision
 from src.optimizer import create_adam, create_momentum, optimizer_slots
 from src.perspective import PerspectiveAugment
-from src.runtime import Runtime, can_sink, sunk_steps
+from src.report import history
+from src.report.events import EventFiles
+from src.report.report import Report
+from src.runtime import Runtime, can_sink, sunk_steps, used_memory
 from src.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
 from src.transforms import TrainAugment
 from src.yolo import Normalize
@@ -91,7 +95,13 @@ class Trainer:
         self.average = MovingAverage(self.network, config.ema_decay) if config.ema_decay else None
         self.step = 0  # steps done, over all epochs
         self.best_map, self.best_epoch = -1.0, 0
+        self.rows: list[history.EpochRow] = []
+        self.epoch_meter = LossMeter()
+        self.events = None
+        if config.tensorboard and runtime.is_master:
+            self.events = EventFiles(self.folder / "tensorboard")
         self._load_start()
+        self.report = self._create_report() if runtime.is_master and not config.need_profiler else None
         self.train_step = self._create_train_step()
 
     # ---------------------------------------------------------------- construction
@@ -134,6 +144,14 @@ class Trainer:
             statistics = collect_batch_norm(self.network) if config.cmbn else []
             return AccumulatedStep(forward, update, config.accumulate, statistics).set_train()
         return TrainStep(forward, update).set_train()
+
+    def _create_report(self) -> Report:
+        sets = [("training", self.loader.dataset)]
+        if self.validation_set is not None:
+            sets.append(("validation", self.validation_set))
+        report = Report(self.folder, f"Training {self.folder.name}", sets, self.config.max_epoch)
+        report.write(self.rows, is_running=True)
+        return report
 
     def _state_parameters(self) -> list[ms.Parameter]:
         """What a resumed run needs beside the network's own parameters."""
@@ -181,6 +199,7 @@ class Trainer:
         else:
             self.step = state["step"]
         self.best_map, self.best_epoch = state["best_map"], state["best_epoch"]
+        self._resume_history(path, state)
         for slot in self._state_parameters():
             if slot.name not in values:
                 raise UserError(
@@ -190,6 +209,18 @@ class Trainer:
             slot.set_data(ms.Tensor(values[slot.name], slot.dtype))
         updates = state.get("updates", self.step) if self.step == state["step"] else self.step
         self.optimizer.global_step.set_data(ms.Tensor([updates], ms.int32))
+
+    def _resume_history(self, path: Path, state: dict) -> None:
+        """The earlier run's rows of the epochs that are done, and its sums of the one that is not."""
+        if not self.runtime.is_master:
+            return
+        earlier = history.read_history(path.resolve().parent.parent / history.FILE_NAME)
+        done = self.step // self.steps_per_epoch
+        self.rows = [row for row in earlier if row.epoch <= done]
+        if self.rows:
+            history.write_history(self.folder / history.FILE_NAME, self.rows)
+        if self.step == state["step"]:
+            self.epoch_meter.restore(state.get("epoch_sums"))
 
     # ---------------------------------------------------------------- the loop
 
@@ -207,6 +238,7 @@ class Trainer:
             last_step = min(last_step, self.step + PROFILED_STEPS)
         profiler = self._start_profiler() if config.need_profiler else None
         meter = LossMeter()
+        self.epoch_meter.restart_clock()
         with progress_bar(last_step, "train", "step", self.runtime.rank, self.step) as bar:
             while self.step < last_step:
                 epoch, start = divmod(self.step, self.steps_per_epoch)
@@ -215,11 +247,16 @@ class Trainer:
                     if not math.isfinite(loss):
                         self._stop_on_bad_loss(loss, batch)
                     self.step += 1
-                    meter.update(loss, parts.asnumpy().sum(axis=0))
+                    parts = parts.asnumpy().sum(axis=0)
+                    meter.update(loss, parts)
+                    self.epoch_meter.update(loss, parts)
+                    if not bar.disable:
+                        bar.set_postfix_str(self._state_line(loss), refresh=False)
                     bar.update()
-                    bar.set_postfix(loss=f"{loss:.1f}", refresh=False)
                     if self.step % config.log_interval == 0:
                         self._log(meter)
+                    if self.step % self.steps_per_epoch == 0:
+                        self._record_epoch()
                     if self._saves_now():
                         self._save()
                     if self.step >= last_step:
@@ -227,8 +264,17 @@ class Trainer:
                 if self.step % self.steps_per_epoch == 0 and self._evaluates_after(epoch + 1):
                     self._evaluate(epoch + 1)
                     meter.restart_clock()
+                if self.step % self.steps_per_epoch == 0:
+                    if self.report and self.step < last_step:
+                        self.report.write(self.rows, is_running=True)
+                    self.epoch_meter.restart_clock()
         if self.step % self._checkpoint_interval and not config.need_profiler:
             self._save()
+        if self.report:
+            self.report.write(self.rows)
+            self.logger.info("report: %s", self.report.path)
+        if self.events:
+            self.events.close()
         if profiler:
             profiler.analyse()
             self.logger.info("profile of %d steps in %s", PROFILED_STEPS, self.folder / "profiler")
@@ -277,8 +323,47 @@ class Trainer:
         )
         self.logger.info("loss parts: box %.4f, objectness %.4f, class %.4f", *parts)
 
+    def _state_line(self, loss: float) -> str:
+        """What the progress bar says of the step: loss, speed of the epoch so far, memory."""
+        return f"loss {loss:.1f}, {self._speed(self.epoch_meter):.1f} pictures/s, {used_memory(self.config)}"
+
+    def _speed(self, meter: "LossMeter") -> float:
+        """Pictures a second of all ranks."""
+        return meter.steps * self.config.per_batch_size * self.runtime.group_size / meter.seconds
+
+    def _record_epoch(self) -> None:
+        """A row in `results.csv` of the epoch that has just ended; an evaluation completes it."""
+        speed, seconds = self._speed(self.epoch_meter), self.epoch_meter.seconds
+        loss, (box, objectness, class_loss), _, _ = self.epoch_meter.take()
+        row = history.EpochRow(
+            epoch=self.step // self.steps_per_epoch,
+            step=self.step,
+            loss=loss,
+            box=float(box),
+            objectness=float(objectness),
+            class_loss=float(class_loss),
+            lr=float(self.rates[self.step - 1]),
+            ap=math.nan,
+            ap50=math.nan,
+            pictures_per_second=speed,
+            seconds=seconds,
+        )
+        self._write_row(row)
+        if self.events:
+            losses = {"total": loss, "box": row.box, "objectness": row.objectness, "class": row.class_loss}
+            scalars = {f"loss/{name}": value for name, value in losses.items()}
+            self.events.add(self.step, {**scalars, "train/lr": row.lr, "train/pictures_per_second": speed})
+
+    def _write_row(self, row: history.EpochRow) -> None:
+        if not self.runtime.is_master or self.config.need_profiler:
+            return
+        self.rows = history.with_row(self.rows, row)
+        history.write_history(self.folder / history.FILE_NAME, self.rows)
+
     def _stop_on_bad_loss(self, loss: float, batch) -> None:
         names = ", ".join(str(path) for path in batch.paths)
+        if self.report:
+            self.report.write(self.rows)
         raise UserError(
             f"the loss is {loss} at epoch {self.step // self.steps_per_epoch + 1}, step {self.step + 1}, "
             f"pictures: {names}; nothing was saved after the last checkpoint. Lower lr, raise warmup_epochs, "
@@ -310,6 +395,7 @@ class Trainer:
             "seed": self.config.seed,
             "best_map": self.best_map,
             "best_epoch": self.best_epoch,
+            "epoch_sums": self.epoch_meter.sums(),
             "options": {key: self.config[key] for key in NETWORK_OPTIONS},
         }
         parameters = [*self.parameters, *self._state_parameters()]
@@ -333,13 +419,19 @@ class Trainer:
         self.network.set_train(False)
         if self.average is not None:
             self.average.swap()
-        result = evaluate_set(
-            self.backend, self.validation_set, self.config, self.folder, self.runtime
-        ).result
+        evaluation = evaluate_set(self.backend, self.validation_set, self.config, self.folder, self.runtime)
+        result = evaluation.result
         if self.average is not None:
             self.average.swap()
         self.train_step.set_train()
         self.logger.info("epoch: %d, mAP:\n%s", epoch, result.report())
+        ap, ap50 = (value if value >= 0 else math.nan for value in result.stats[:2])
+        if self.events:
+            self.events.add(self.step, {"validation/ap": ap, "validation/ap50": ap50})
+        if self.report:
+            row = next(row for row in self.rows if row.epoch == epoch)
+            self._write_row(replace(row, ap=ap, ap50=ap50))
+            self.report.add_evaluation(result, evaluation.table, self.validation_set, epoch)
         if result.mean_ap < self.best_map:
             return
         self.best_map, self.best_epoch = result.mean_ap, epoch
@@ -354,18 +446,23 @@ class Trainer:
 
 
 class LossMeter:
-    """Mean of the loss and its parts, and the time, since the last log line."""
+    """Mean of the loss and its parts, and the time, since the last log line or over an epoch."""
 
     def __init__(self):
         self._clear()
 
     def _clear(self) -> None:
-        self.total, self.parts, self.steps = 0.0, np.zeros(3), 0
+        self.total, self.parts, self.steps, self.before = 0.0, np.zeros(3), 0, 0.0
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Leave the time until now (an evaluation, say) out of the next line."""
+        """Leave the time since the last line (an evaluation, say) out of the next one."""
         self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the start, that of an interrupted run before it included."""
+        return self.before + time.perf_counter() - self.start
 
     def update(self, loss: float, parts: np.ndarray) -> None:
         """Add one step: its loss and the (3,) box, objectness and class parts."""
@@ -375,14 +472,18 @@ class LossMeter:
 
     def take(self) -> tuple[float, np.ndarray, int, float]:
         """(mean loss, mean parts, steps, seconds), and start anew."""
-        result = (
-            self.total / self.steps,
-            self.parts / self.steps,
-            self.steps,
-            time.perf_counter() - self.start,
-        )
+        result = (self.total / self.steps, self.parts / self.steps, self.steps, self.seconds)
         self._clear()
         return result
+
+    def sums(self) -> list[float]:
+        """What `restore` takes, for a checkpoint."""
+        return [self.total, *self.parts.tolist(), self.steps, self.seconds]
+
+    def restore(self, sums: list[float] | None) -> None:
+        """Go on from the sums of an interrupted run (None: it kept none)."""
+        if sums:
+            self.total, self.parts, self.steps, self.before = sums[0], np.array(sums[1:4]), sums[4], sums[5]
 
 
 def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:

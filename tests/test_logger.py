@@ -1,8 +1,17 @@
 """The published log line, to the letter, and where lines go."""
 
+import fcntl
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from src.logger import get_logger, setup_logger, step_line
 
@@ -32,3 +41,67 @@ def test_other_ranks_are_quiet_on_the_terminal(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "detail" not in printed and "trouble" in printed
     assert "detail" in next(iter(tmp_path.glob("*_rank_3.log"))).read_text()
+
+
+SCRIPT = """
+import sys
+from src.logger import progress_bar, setup_logger
+log = setup_logger(rank=int(sys.argv[1]))
+with progress_bar(4, "train", "step", int(sys.argv[1]), 1) as bar:
+    for step in range(3):
+        bar.set_postfix_str("loss 12.5, 3.5 pictures/s, 0.4 GB", refresh=False)
+        bar.update()
+        bar.refresh()
+        log.info("line %d", step)
+"""
+
+
+def run_on_terminal(rank, stderr=None):
+    """What a terminal of 120 columns is sent; standard error may go elsewhere."""
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(rank)],
+        cwd=Path(__file__).resolve().parent.parent,
+        stdin=side,
+        stdout=side,
+        stderr=side if stderr is None else stderr,
+    )
+    os.close(side)
+    sent = b""
+    while True:
+        try:
+            data = os.read(main, 65536)
+        except OSError:  # the process has ended
+            break
+        if not data:
+            break
+        sent += data
+    os.close(main)
+    assert process.wait() == 0
+    return sent.decode()
+
+
+def test_a_terminal_gets_a_bar_with_loss_speed_memory_and_time_left():
+    sent = run_on_terminal(rank=0)
+    assert re.search(
+        r"train: +75%\|.*\| 3/4 \[\d\d:\d\d<\d\d:\d\d, .*step.*, loss 12\.5, 3\.5 pictures/s, 0\.4 GB\]", sent
+    )
+    assert len(re.findall(r":INFO:line \d\r\n", sent)) == 3  # lines stand above the bar, whole
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_pipe_and_other_ranks_get_no_bar(rank):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(rank)], cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == "" and "train:" not in done.stdout
+    assert len(re.findall(r"^\S+ \S+:INFO:line \d$", done.stdout, re.M)) == (3 if rank == 0 else 0)
+
+
+def test_no_bar_where_standard_error_is_a_file_or_on_another_rank(tmp_path):
+    with (tmp_path / "errors").open("w") as errors:
+        assert "train:" not in run_on_terminal(rank=0, stderr=errors)
+    assert (tmp_path / "errors").read_text() == ""
+    assert run_on_terminal(rank=1) == ""

@@ -1,5 +1,6 @@
 """Whole training runs of a tiny network: log, checkpoints, exact resume, evaluation, and the errors."""
 
+import importlib.util
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from src.config import load_config
 from src.deploy.network_backend import build_network
 from src.errors import UserError
 from src.initializer import initialize
+from src.report.history import read_history
 from src.runtime import Runtime
 from src.trainer import Trainer
 from tests.tiny import OPTIONS, tiny_config, write_tiles
@@ -91,6 +93,43 @@ def test_resumed_run_equals_the_uninterrupted_one(finished, tiles, tmp_path):
     assert set(expected) == set(found)
     for name, value in expected.items():
         assert np.array_equal(value, found[name]), name
+
+
+def test_results_are_those_of_the_log(finished):
+    folder, log = finished
+    rows = read_history(folder / "results.csv")
+    assert [(row.epoch, row.step) for row in rows] == [(1, 3), (2, 6)]
+    found = STEP_LINE.findall(log)
+    parts = re.findall(r"loss parts: box ([\d.]+), objectness ([\d.]+), class ([\d.]+)", log)
+    first_lines = re.findall(r"\| area=   all \| maxDets=100 \] = (\S+)", log)
+    for number, row in enumerate(rows):
+        steps = slice(3 * number, 3 * number + 3)
+        assert row.loss == pytest.approx(np.mean([float(total) for _, _, total, _ in found[steps]]))
+        mean_parts = np.mean(np.array(parts[steps], float), axis=0)
+        assert (row.box, row.objectness, row.class_loss) == pytest.approx(mean_parts.tolist(), rel=1e-4)
+        assert row.lr == pytest.approx(float(found[steps][-1][3]))
+        # AP, AP at 0.5, and AR at 100 stand on lines of this form.
+        assert row.ap == pytest.approx(float(first_lines[4 * number]), abs=5e-4)
+        assert row.pictures_per_second == pytest.approx(6 / row.seconds, rel=1e-6)
+    assert f"report: {folder / 'report.html'}" in log
+    page = (folder / "report.html").read_text()
+    assert "<b>2 of 2</b>" in page and 'data-reload="0"' in page and 'id="pictures"' in page
+
+
+def test_a_resumed_run_goes_on_with_the_results(finished, tiles, tmp_path):
+    """From the middle of epoch 2: its row is of all its steps, and no epoch is there twice."""
+    folder, _ = finished
+    start = folder / "ckpt_0" / "0-2_4.ckpt"
+    has_events = importlib.util.find_spec("tensorboardX") is not None
+    resumed, _ = run(
+        tiny_config(tiles, tmp_path, f"--resume_yolov4={start}", f"--tensorboard={int(has_events)}")
+    )
+    assert len(list(resumed.glob("tensorboard/events.*"))) == has_events
+    whole, found = (read_history(place / "results.csv") for place in (folder, resumed))
+    assert found[0] == whole[0] and [row.epoch for row in found] == [1, 2]
+    for name in ("step", "loss", "box", "objectness", "class_loss", "lr"):
+        assert getattr(found[1], name) == pytest.approx(getattr(whole[1], name), rel=1e-8), name
+    assert found[1].ap != found[1].ap  # not evaluated
 
 
 def test_resume_with_adam_is_exact_too(tiles, tmp_path):
@@ -182,6 +221,8 @@ def test_eval_py_scores_a_checkpoint_and_draws_it(finished, tiles, tmp_path):
     (results,) = tmp_path.iterdir()
     assert len(list((results / "pictures").glob("*.jpg"))) == 3
     assert len(list(results.glob("predict_*.json"))) == 1
+    page = (results / "report.html").read_text()
+    assert f"<b>{float(first[1]):.3f}</b><small>AP</small>" in page and page.count("<figure") == 3
 
 
 def test_profiler_writes_a_profile(tiles, tmp_path):

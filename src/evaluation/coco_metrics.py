@@ -1,10 +1,12 @@
-"""COCO's metrics: the twelve lines, AP a class, and the score threshold of the best F1.
+"""COCO's metrics: the twelve lines, AP a class and by aerial sizes, and the score threshold of the best F1.
 
 Numbers and lines are those of pycocotools on the written JSON file. Classes are scored one after another,
 so memory holds the matches of one class, not of all.
 """
 
+from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,14 @@ from src.evaluation.matching import IOU_THRESHOLDS, Objects, best_f1, match_clas
 from src.logger import get_logger
 from src.yolo_dataset import read_annotations
 
+# Sides in pixels (roots of the areas) between the size buckets for aerial objects: those of AI-TOD (Wang et al.,
+# ICPR 2020: 2-8 very tiny, 8-16 tiny, 16-32 small, 32-64 medium) and one further doubling.
+SIZE_SIDES = (8, 16, 32, 64, 128)
+SIZE_BUCKETS = {
+    "below 8": (0, 8**2),
+    **{f"{low} to {high}": (low**2, high**2) for low, high in pairwise(SIZE_SIDES)},
+    "from 128": (128**2, 1e10),
+}
 # (AP or AR, IoU threshold or None for the mean, area, detections a picture and class) of the twelve lines.
 _LINES = (
     ("AP", None, "all", 100),
@@ -33,7 +43,10 @@ _LINES = (
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class: AP over IoU 0.5..0.95, AP at 0.5, AR (each -1 without ground truth) and the best F1 at IoU 0.5."""
+    """One class: AP over IoU 0.5..0.95, AP at 0.5, AR (each -1 without ground truth) and the best F1 at IoU 0.5.
+
+    curve: precision at IoU 0.5 at the recalls 0, 0.01, ... 1, whose mean is ap50.
+    """
 
     name: str
     objects: int
@@ -42,17 +55,31 @@ class ClassResult:
     recall: float
     best_f1: float
     best_threshold: float
+    curve: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class SizeResult:
+    """One size bucket: sides in pixels, objects, AP at IoU 0.5 over the classes (-1 without objects)."""
+
+    name: str
+    objects: int
+    ap50: float
 
 
 @dataclass(frozen=True)
 class CocoResult:
-    """stats: COCO's twelve numbers; ap50_all: AP at IoU 0.5 with `max_detections` a picture and class."""
+    """stats: COCO's twelve numbers; ap50_all: AP at IoU 0.5 with `max_detections` a picture and class.
+
+    sizes: AP at IoU 0.5 of `SIZE_BUCKETS`, with `max_detections` too.
+    """
 
     stats: tuple[float, ...]
     lines: str
     ap50_all: float
     max_detections: int
     classes: tuple[ClassResult, ...]
+    sizes: tuple[SizeResult, ...] = ()
 
     @property
     def mean_ap(self) -> float:
@@ -110,20 +137,32 @@ def evaluate_coco(
     table = table[np.isin(table["image_id"], known)]
     counts = sorted({(area, count) for _, _, area, count in _LINES} | {("all", max_detections)})
     precision, recall = {key: [] for key in counts}, {key: [] for key in counts}
+    of_size, objects_of_size = {name: [] for name in SIZE_BUCKETS}, Counter()
     classes = []
     for name, category_id in zip(class_names, category_ids):
         rows = table[table["category_id"] == category_id]
-        matches = match_class(
-            truth[category_id], rows["image_id"], written_boxes(rows), rows["score"], max(100, max_detections)
-        )
+        found = (rows["image_id"], written_boxes(rows), rows["score"], max(100, max_detections))
+        matches = match_class(truth[category_id], *found)
+        by_size = match_class(truth[category_id], *found, SIZE_BUCKETS, IOU_THRESHOLDS[:1])
+        objects_of_size.update(by_size.objects)
+        for bucket in SIZE_BUCKETS:
+            of_size[bucket].append(precision_and_recall(by_size, bucket, max_detections)[0])
         for key in counts:
             of_class = precision_and_recall(matches, *key)
             precision[key].append(of_class[0])
             recall[key].append(of_class[1])
         of_class = [_mean_of_valid(values["all", 100][-1]) for values in (precision, recall)]
-        ap50 = _mean_of_valid(precision["all", 100][-1][0])
+        curve = precision["all", 100][-1][0]
         classes.append(
-            ClassResult(name, matches.objects["all"], of_class[0], ap50, of_class[1], *best_f1(matches))
+            ClassResult(
+                name,
+                matches.objects["all"],
+                of_class[0],
+                _mean_of_valid(curve),
+                of_class[1],
+                *best_f1(matches),
+                tuple(curve.tolist()) if matches.objects["all"] else (),
+            )
         )
     stats = tuple(_statistic(precision, recall, *line) for line in _LINES)
     return CocoResult(
@@ -132,6 +171,10 @@ def evaluate_coco(
         ap50_all=_statistic(precision, recall, "AP", 0.5, "all", max_detections),
         max_detections=max_detections,
         classes=tuple(classes),
+        sizes=tuple(
+            SizeResult(name, objects_of_size[name], _mean_of_valid(np.stack(values)))
+            for name, values in of_size.items()
+        ),
     )
 
 

@@ -6,6 +6,7 @@ each detection, and only detections that overlap an object at all are looked at 
 detections take seconds and tens of megabytes.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from pycocotools.cocoeval import Params
 
 _PARAMS = Params(iouType="bbox")
 IOU_THRESHOLDS = _PARAMS.iouThrs  # 0.50, 0.55, ... 0.95
-_RECALL_THRESHOLDS = _PARAMS.recThrs  # 0, 0.01, ... 1
+RECALL_THRESHOLDS = _PARAMS.recThrs  # 0, 0.01, ... 1
 AREAS = dict(zip(_PARAMS.areaRngLbl, _PARAMS.areaRng))  # all, small, medium, large: range in square pixels
 WRONG, RIGHT, IGNORED = 0, 1, 2
 
@@ -33,9 +34,8 @@ class Objects:
     crowd: np.ndarray
     numbered: np.ndarray
 
-    def ignored(self, area: str) -> np.ndarray:
+    def ignored(self, low: float, high: float) -> np.ndarray:
         """(n,) bool: crowds, and objects outside an area range: neither to be found nor a mistake if found."""
-        low, high = AREAS[area]
         return self.crowd | (self.areas < low) | (self.areas > high)
 
 
@@ -46,7 +46,7 @@ class Matches:
     Attributes:
         scores: (n,).
         ranks: (n,) position among those of their picture, best first.
-        outcome: for each area range (10 IoU thresholds, n) uint8 of WRONG, RIGHT, IGNORED.
+        outcome: for each area range (IoU thresholds, n) uint8 of WRONG, RIGHT, IGNORED.
         objects: for each area range the number of objects to be found.
     """
 
@@ -57,7 +57,13 @@ class Matches:
 
 
 def match_class(
-    objects: Objects, image_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray, max_detections: int
+    objects: Objects,
+    image_ids: np.ndarray,
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    max_detections: int,
+    areas: Mapping[str, tuple[float, float]] = AREAS,
+    iou_thresholds: np.ndarray = IOU_THRESHOLDS,
 ) -> Matches:
     """Match detections of one class, picture by picture, best scores first.
 
@@ -67,6 +73,8 @@ def match_class(
         boxes: (n, 4) float64 x y w h.
         scores: (n,).
         max_detections: most detections of the class in a picture; the best count.
+        areas: ranges of square pixels by name, both ends included.
+        iou_thresholds: ascending.
     """
     order = np.lexsort((-scores, image_ids))  # stable: equal scores stay in their order
     image_ids = image_ids[order]
@@ -77,10 +85,10 @@ def match_class(
     boxes, scores = boxes[order], scores[order]
     sizes = boxes[:, 2] * boxes[:, 3]
     outcome, ignored = {}, {}
-    for area, (low, high) in AREAS.items():
+    for area, (low, high) in areas.items():
         outside = (sizes < low) | (sizes > high)
-        outcome[area] = np.tile(np.where(outside, IGNORED, WRONG).astype(np.uint8), (len(IOU_THRESHOLDS), 1))
-        ignored[area] = objects.ignored(area)
+        outcome[area] = np.tile(np.where(outside, IGNORED, WRONG).astype(np.uint8), (len(iou_thresholds), 1))
+        ignored[area] = objects.ignored(low, high)
     pictures, starts = np.unique(objects.image_ids, return_index=True)
     ends = np.append(starts[1:], len(objects.image_ids))
     first = np.searchsorted(image_ids, pictures)
@@ -89,37 +97,40 @@ def match_class(
         if low < high:
             truth = slice(start, end)
             overlaps = mask.iou(boxes[low:high], objects.boxes[truth], objects.crowd[truth].astype(np.uint8))
-            pairs = _pairs(overlaps)
-            for area in AREAS if pairs else ():
+            pairs = _pairs(overlaps, iou_thresholds[0])
+            for area in areas if pairs else ():
                 _match_picture(
                     pairs,
                     ignored[area][truth].tolist(),
                     objects.crowd[truth].tolist(),
                     objects.numbered[truth].tolist(),
+                    iou_thresholds.tolist(),
                     outcome[area][:, low:high],
                 )
-    to_be_found = {area: int((~ignored[area]).sum()) for area in AREAS}
+    to_be_found = {area: int((~ignored[area]).sum()) for area in areas}
     return Matches(scores, ranks, outcome, to_be_found)
 
 
-def _pairs(overlaps: np.ndarray) -> list[tuple[int, list[tuple[int, float]]]]:
+def _pairs(overlaps: np.ndarray, lowest: float) -> list[tuple[int, list[tuple[int, float]]]]:
     """For each detection that overlaps enough, in order: its number and (object, IoU) of those it overlaps."""
     found: dict[int, list] = {}
-    rows, columns = np.nonzero(overlaps >= IOU_THRESHOLDS[0])
+    rows, columns = np.nonzero(overlaps >= lowest)
     for row, column, overlap in zip(rows.tolist(), columns.tolist(), overlaps[rows, columns].tolist()):
         found.setdefault(row, []).append((column, overlap))
     return list(found.items())
 
 
-def _match_picture(pairs, ignored: list, crowd: list, numbered: list, outcome: np.ndarray) -> None:
-    """Greedy matching in one picture and area range, written to `outcome` (10, detections).
+def _match_picture(
+    pairs, ignored: list, crowd: list, numbered: list, iou_thresholds: list, outcome: np.ndarray
+) -> None:
+    """Greedy matching in one picture and area range, written to `outcome` (IoU thresholds, detections).
 
     A detection takes the object with the largest IoU of those not taken yet (the last of equal ones);
     an ignored object only where no other passes; a crowd may be taken again and again.
     """
     if any(ignored):
         pairs = [(row, sorted(near, key=lambda pair: ignored[pair[0]])) for row, near in pairs]
-    for level, threshold in enumerate(IOU_THRESHOLDS.tolist()):
+    for level, threshold in enumerate(iou_thresholds):
         taken = set()
         for row, near in pairs:
             best, best_overlap = -1, threshold
@@ -139,24 +150,25 @@ def _match_picture(pairs, ignored: list, crowd: list, numbered: list, outcome: n
 
 
 def precision_and_recall(matches: Matches, area: str, max_detections: int) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolated precision at 101 recalls (10, 101) and the largest recall (10,), for each IoU threshold.
+    """Interpolated precision at 101 recalls (t, 101) and the largest recall (t,), for each IoU threshold.
 
     All -1 where the class has no object to be found.
     """
-    precision = np.full((len(IOU_THRESHOLDS), len(_RECALL_THRESHOLDS)), -1.0)
-    recall = np.full(len(IOU_THRESHOLDS), -1.0)
+    levels = len(matches.outcome[area])
+    precision = np.full((levels, len(RECALL_THRESHOLDS)), -1.0)
+    recall = np.full(levels, -1.0)
     if matches.objects[area] == 0:
         return precision, recall
     counted = np.flatnonzero(matches.ranks < max_detections)
     counted = counted[np.argsort(-matches.scores[counted], kind="stable")]
-    for level in range(len(IOU_THRESHOLDS)):
+    for level in range(levels):
         outcome = matches.outcome[area][level, counted]
         outcome = outcome[outcome != IGNORED]
         right = np.cumsum(outcome == RIGHT)
         share_found = right / matches.objects[area]
         share_right = right / (np.arange(1, len(right) + 1) + np.spacing(1))
         share_right = np.maximum.accumulate(share_right[::-1])[::-1]
-        at = np.searchsorted(share_found, _RECALL_THRESHOLDS, side="left")
+        at = np.searchsorted(share_found, RECALL_THRESHOLDS, side="left")
         precision[level] = np.append(share_right, 0.0)[at]
         recall[level] = share_found[-1] if len(right) else 0.0
     return precision, recall

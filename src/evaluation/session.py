@@ -13,16 +13,16 @@ from src.data_loader import EvalLoader
 from src.deploy.backends import Backend, open_model
 from src.distributed_sampler import shard_indices
 from src.errors import UserError
+from src.evaluation.analysis import FALLBACK_SCORE, pair_pictures, score_thresholds
 from src.evaluation.coco_metrics import CocoResult, evaluate_coco
 from src.evaluation.detections import DETECTION, detect_set, to_table, write_coco_json
 from src.evaluation.postprocess import PostprocessOptions
 from src.evaluation.visualize import draw_boxes, side_by_side
 from src.image_io import read_rgb, write_image
 from src.logger import get_logger, progress_bar, setup_logger
+from src.report.report import Report
 from src.runtime import Runtime
 from src.yolo_dataset import DetectionSet, load_detection_set, resolve_set
-
-_PICTURE_SCORE = 0.3  # lowest score that result_view draws, where no threshold is recommended
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,11 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
     evaluation = evaluate_set(backend, dataset, config, folder, runtime)
     # The heading's spelling is the published one: users grep it.
     logger.info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
+    if runtime.is_master:
+        report = Report(folder, f"Evaluation of {Path(config.pretrained).name}", [("validation", dataset)])
+        report.add_evaluation(evaluation.result, evaluation.table, dataset)
+        report.write([])
+        logger.info("report: %s", report.path)
     if runtime.is_master and (config.result_view or config.recommend_threshold):
         write_pictures(evaluation, dataset, folder / "pictures", config.recommend_threshold)
     logger.info("testing cost time %.2fh", (time.perf_counter() - started) / 3600)
@@ -183,25 +188,16 @@ def write_pictures(evaluation: Evaluation, dataset: DetectionSet, folder: Path, 
         folder: where the pictures go.
         recommended: draw each class from its score threshold of the best F1, not from one fixed score.
     """
-    thresholds = np.full(len(dataset.class_names), _PICTURE_SCORE)
+    thresholds = np.full(len(dataset.class_names), FALLBACK_SCORE)
     if recommended:
-        thresholds = np.array([entry.best_threshold for entry in evaluation.result.classes])
+        thresholds = score_thresholds(evaluation.result)
     folder.mkdir(parents=True, exist_ok=True)
-    class_of = {category_id: index for index, category_id in enumerate(dataset.category_ids)}
-    table = evaluation.table
-    classes = np.array([class_of[category_id] for category_id in table["category_id"].tolist()], int)
-    shown = table["score"] >= thresholds[classes]
-    table, classes = table[shown], classes[shown]
-    order = np.argsort(table["image_id"], kind="stable")
-    table, classes = table[order], classes[order]
     names = dataset.class_names
-    for record in dataset.records:
-        rows = slice(*np.searchsorted(table["image_id"], [record.id, record.id + 1]))
-        corners = table["bbox"][rows].copy()
-        corners[:, 2:] += corners[:, :2]
+    for picture in pair_pictures(dataset, evaluation.table, thresholds):
+        record = picture.record
         image = read_rgb(record.path)
         truth = draw_boxes(image, record.boxes, record.classes, names)
-        found = draw_boxes(image, corners, classes[rows], names, table["score"][rows])
-        titles = (f"ground truth: {len(record.boxes)}", f"detections: {len(corners)}")
+        found = draw_boxes(image, picture.boxes, picture.classes, names, picture.scores)
+        titles = (f"ground truth: {len(record.boxes)}", f"detections: {len(picture.boxes)}")
         write_image(folder / f"{record.path.stem}.jpg", side_by_side(truth, found, titles))
     get_logger().info("pictures of the detections: %s", folder)

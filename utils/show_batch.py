@@ -1,0 +1,87 @@
+"""Draw augmented training batches as the network is fed them: boxes, and the anchors that they are assigned to.
+
+data_dir, the augmentation and all else are options as of train.py (--config FILE, --NAME=VALUE).
+"""
+
+import argparse
+import sys
+from itertools import islice
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from src.runtime import prepare_environment
+
+prepare_environment()  # before anything imports MindSpore
+
+from src.config import Config, load_config  # noqa: E402
+from src.errors import UserError  # noqa: E402
+
+
+def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Path) -> list[Path]:
+    """Write a contact sheet of each of the first batches of an epoch; the files.
+
+    Raises:
+        UserError: the data set cannot be read or the folder cannot be written to.
+    """
+    import mindspore as ms
+    import numpy as np
+
+    from src.assignment_view import assigned_anchors, contact_sheet, draw_sample
+    from src.image_io import write_image
+    from src.runtime import Runtime
+    from src.targets import TargetAssigner
+    from src.trainer import create_train_loader
+    from src.yolo import head_settings
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_device("CPU")
+    loader = create_train_loader(config, Runtime())
+    assigner = TargetAssigner(config.num_classes, config.anchor_scales)
+    anchors, _ = head_settings(config.anchor_scales)
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, batch in enumerate(islice(loader.epoch(epoch), batches)):
+        input_hw = tuple(batch.images.shape[2:])
+        assigned, truth, _, _ = (value.asnumpy() for value in assigner(ms.Tensor(batch.boxes), input_hw))
+        pictures = []
+        for row, path in enumerate(batch.paths):
+            rows = batch.boxes[row]
+            rows = rows[(rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]
+            found = assigned_anchors(assigned[row], truth[:, row], input_hw, anchors)
+            image = np.ascontiguousarray(batch.images[row].transpose(1, 2, 0))
+            pictures.append(
+                draw_sample(image, rows[:, :4], rows[:, 4].astype(int), found, config.labels, path.name)
+            )
+        target = out / f"epoch{epoch}_batch{number}.png"
+        write_image(target, contact_sheet(pictures, columns))
+        written.append(target)
+    return written
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the options and draw; the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="further options as of train.py: --data_dir, --config, --mosaic, --per_batch_size, ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, default=Path("outputs/batches"), help="folder [outputs/batches]")
+    parser.add_argument("--batches", type=int, default=2, help="how many [2]")
+    parser.add_argument("--epoch", type=int, default=0, help="epoch whose draws are shown, from 0 [0]")
+    parser.add_argument("--columns", type=int, default=2, help="pictures side by side [2]")
+    args, rest = parser.parse_known_args(argv)
+    if args.batches < 1 or args.epoch < 0 or args.columns < 1:
+        parser.error("--batches and --columns must be 1 or more and --epoch 0 or more")
+    try:
+        for path in draw_batches(load_config(rest), args.epoch, args.batches, args.columns, args.out):
+            print(path)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

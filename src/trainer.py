@@ -1,6 +1,7 @@
 """The training loop: data, one step after another, log lines, checkpoints and evaluation on the way."""
 
 import math
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from src.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from src.collectives import start_time
+from src.collectives import agree, start_time
 from src.config import Config
 from src.data_loader import TrainLoader
 from src.deploy.network_backend import NETWORK_OPTIONS, NetworkBackend, build_network
@@ -34,6 +35,7 @@ from src.network_setup import freeze, recompute_backbone, set_precision
 from src.optimizer import create_adam, create_momentum, optimizer_slots
 from src.perspective import PerspectiveAugment
 from src.runtime import Runtime, can_sink, sunk_steps
+from src.stop_request import AgreedStop, StopRequest
 from src.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
 from src.transforms import TrainAugment
 from src.yolo import Normalize
@@ -43,11 +45,16 @@ PROFILED_STEPS = 10
 
 
 class Trainer:
-    """One training run. `run()` goes from the configured start to `max_epoch`."""
+    """One training run. `run()` goes from the configured start to `max_epoch`, or until it is asked to stop.
 
-    def __init__(self, config: Config, runtime: Runtime):
+    Attributes:
+        stopped_by: the signal that ended the run early, 0 if none did.
+    """
+
+    def __init__(self, config: Config, runtime: Runtime, stop: StopRequest | None = None):
         self.config = config
         self.runtime = runtime
+        self.stop, self.stopped_by = AgreedStop(stop or StopRequest(), runtime), 0
         self.folder = Path(config.ckpt_path) / start_time(runtime)
         self.logger = setup_logger(self.folder, runtime.rank)
         self.checkpoint_folder = self.folder / f"ckpt_{runtime.rank}"
@@ -91,6 +98,7 @@ class Trainer:
         self.average = MovingAverage(self.network, config.ema_decay) if config.ema_decay else None
         self.step = 0  # steps done, over all epochs
         self.best_map, self.best_epoch = -1.0, 0
+        self.evaluated_epoch = 0
         self._load_start()
         self.train_step = self._create_train_step()
 
@@ -181,6 +189,7 @@ class Trainer:
         else:
             self.step = state["step"]
         self.best_map, self.best_epoch = state["best_map"], state["best_epoch"]
+        self.evaluated_epoch = state.get("evaluated_epoch", self.step // self.steps_per_epoch)
         for slot in self._state_parameters():
             if slot.name not in values:
                 raise UserError(
@@ -207,8 +216,10 @@ class Trainer:
             last_step = min(last_step, self.step + PROFILED_STEPS)
         profiler = self._start_profiler() if config.need_profiler else None
         meter = LossMeter()
+        first_step = self.step
+        self._make_up_evaluation()
         with progress_bar(last_step, "train", "step", self.runtime.rank, self.step) as bar:
-            while self.step < last_step:
+            while self.step < last_step and not self._is_stopped():
                 epoch, start = divmod(self.step, self.steps_per_epoch)
                 for total, parts, batch in self._steps(epoch, start):
                     loss = float(total.asnumpy())
@@ -222,16 +233,21 @@ class Trainer:
                         self._log(meter)
                     if self._saves_now():
                         self._save()
-                    if self.step >= last_step:
+                    if self.step >= last_step or self._is_stopped():
                         break
+                if self.stopped_by:
+                    break
                 if self.step % self.steps_per_epoch == 0 and self._evaluates_after(epoch + 1):
                     self._evaluate(epoch + 1)
                     meter.restart_clock()
-        if self.step % self._checkpoint_interval and not config.need_profiler:
+        if self.step % self._checkpoint_interval and self.step > first_step and not config.need_profiler:
             self._save()
         if profiler:
             profiler.analyse()
             self.logger.info("profile of %d steps in %s", PROFILED_STEPS, self.folder / "profiler")
+        if self.stopped_by:
+            self._say_how_to_go_on(first_step)
+            return self.best_map
         if config.run_eval:
             self.logger.info(
                 "End training, the best mAP is: %s, the best mAP epoch is %s", self.best_map, self.best_epoch
@@ -250,6 +266,25 @@ class Trainer:
             if self._is_adversarial():
                 images = self._attacked(images, boxes)
             yield *self.train_step(images, boxes), batch
+
+    def _is_stopped(self) -> bool:
+        """Whether a rank was asked to stop; all ranks hear it at the same step."""
+        self.stopped_by = self.stopped_by or self.stop.at_step(self.step)
+        return bool(self.stopped_by)
+
+    def _say_how_to_go_on(self, first_step: int) -> None:
+        """The last lines of a run that was stopped, when no rank has anything left to write."""
+        agree(self.runtime, 0)  # a rank that leaves earlier takes the launcher, and so the others, with it
+        if not self.runtime.is_master:
+            return
+        name = signal.Signals(self.stopped_by).name
+        if self.step == first_step or self.config.need_profiler:
+            self.logger.warning("%s: stopped at step %d, nothing new to save", name, self.step)
+            return
+        self.logger.warning(
+            "%s: stopped after step %d, checkpoint saved; go on with the same options and --resume=%s",
+            name, self.step, self.folder,
+        )  # fmt: skip
 
     def _is_adversarial(self) -> bool:
         """Whether this step trains on pictures that the network has changed; the same draw after a resume."""
@@ -310,6 +345,7 @@ class Trainer:
             "seed": self.config.seed,
             "best_map": self.best_map,
             "best_epoch": self.best_epoch,
+            "evaluated_epoch": self.evaluated_epoch,
             "options": {key: self.config[key] for key in NETWORK_OPTIONS},
         }
         parameters = [*self.parameters, *self._state_parameters()]
@@ -328,6 +364,12 @@ class Trainer:
         )
         return due or is_last
 
+    def _make_up_evaluation(self) -> None:
+        """A run that ended between an epoch's last step and the end of its evaluation evaluates when resumed."""
+        epoch, rest = divmod(self.step, self.steps_per_epoch)
+        if rest == 0 and epoch > self.evaluated_epoch and self._evaluates_after(epoch):
+            self._evaluate(epoch)
+
     def _evaluate(self, epoch: int) -> None:
         """Score the validation set; keep the checkpoint if it is the best so far."""
         self.network.set_train(False)
@@ -339,6 +381,7 @@ class Trainer:
         if self.average is not None:
             self.average.swap()
         self.train_step.set_train()
+        self.evaluated_epoch = epoch
         self.logger.info("epoch: %d, mAP:\n%s", epoch, result.report())
         if result.mean_ap < self.best_map:
             return
@@ -433,7 +476,16 @@ def create_augment(config: Config) -> TrainAugment | PerspectiveAugment:
 
 
 def train(config: Config, runtime: Runtime) -> int:
-    """Run the training of the options; the exit code."""
+    """Run the training of the options; the exit code.
+
+    Raises:
+        SystemExit: the run was stopped by SIGTERM (143) or SIGINT (130), its checkpoint is saved.
+    """
     config = config.replace(rank=runtime.rank, group_size=runtime.group_size)  # as the launcher set them
-    Trainer(config, runtime).run()
+    stop = StopRequest()
+    with stop.listening():
+        trainer = Trainer(config, runtime, stop)
+        trainer.run()
+    if trainer.stopped_by:
+        raise SystemExit(128 + trainer.stopped_by)
     return 0

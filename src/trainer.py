@@ -28,6 +28,7 @@ from src.download import local_file
 from src.errors import UserError
 from src.evaluation.session import evaluate_set, load_validation_set
 from src.initializer import initialize, set_head_prior
+from src.learning_checks import LossWatch, warnings_before
 from src.logger import progress_bar, setup_logger, step_line
 from src.loss import YoloLoss
 from src.lr_scheduler import learning_rates
@@ -77,6 +78,7 @@ class Trainer:
             t_max=config.t_max,
             eta_min=config.eta_min,
         )
+        self._warn_before()
         initialize(self.network, config.seed)
         if config.head_prior:
             set_head_prior(self.network, config.head_prior)
@@ -103,6 +105,16 @@ class Trainer:
         self.train_step = self._create_train_step()
 
     # ---------------------------------------------------------------- construction
+
+    def _warn_before(self) -> None:
+        """What is odd about the data or the options, by the one rank that speaks for all."""
+        if not self.runtime.is_master:
+            return
+        shapes = sorted(self.config.train_shapes)
+        anchors = np.array(self.config.anchor_scales)
+        middle = shapes[len(shapes) // 2]
+        for line in warnings_before(self.loader.dataset, self.validation_set, self.rates, anchors, middle):
+            self.logger.warning("%s", line)
 
     def _create_optimizer(self) -> ms.nn.Optimizer:
         config = self.config
@@ -215,7 +227,7 @@ class Trainer:
         if config.need_profiler:
             last_step = min(last_step, self.step + PROFILED_STEPS)
         profiler = self._start_profiler() if config.need_profiler else None
-        meter = LossMeter()
+        meter, watch = LossMeter(), LossWatch()
         first_step = self.step
         self._make_up_evaluation()
         with progress_bar(last_step, "train", "step", self.runtime.rank, self.step) as bar:
@@ -227,6 +239,8 @@ class Trainer:
                         self._stop_on_bad_loss(loss, batch)
                     self.step += 1
                     meter.update(loss, parts.asnumpy().sum(axis=0))
+                    if warning := watch.update(loss):
+                        self.logger.warning("step %d: %s", self.step, warning)
                     bar.update()
                     bar.set_postfix(loss=f"{loss:.1f}", refresh=False)
                     if self.step % config.log_interval == 0:

@@ -1,23 +1,27 @@
 """A request from outside to end a run (SIGTERM of a scheduler, Ctrl-C): kept until a step is done, by all ranks.
 
-A thread of its own reads the signals, so that a second Ctrl-C works while the main thread is compiling.
+MindSpore puts a handler of its own in place of SIGINT's while it compiles and runs, which turns it into SIGTERM.
+So both signals are blocked, before MindSpore's and numpy's threads start (they inherit that), and a thread waits
+for them; it also hears a second Ctrl-C while the main thread is compiling.
 """
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from src.collectives import gather_numbers
 from src.logger import get_logger
-from src.runtime import Runtime
+
+if TYPE_CHECKING:
+    from src.runtime import Runtime
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ASK_SECONDS = 1.0  # between two questions to the other ranks
 _MOST_STEPS = 1000
+_POLL_SECONDS = 0.2
 
 
 class StopRequest:
@@ -29,40 +33,42 @@ class StopRequest:
 
     def __init__(self):
         self.number = 0
+        self._ended = threading.Event()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """While the block runs, SIGTERM and SIGINT are noted; a SIGINT after either leaves at once, with 130.
 
-        Only the main thread can listen; in another one the block runs as it is.
+        Begin it before MindSpore is imported. Only the main thread can listen; in another one the block runs as
+        it is.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        inner, outer = socket.socketpair()
-        outer.setblocking(False)
-        reader = threading.Thread(target=self._read, args=(inner,), name="signals", daemon=True)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        # For threads that are older, and so may still receive them.
+        handlers = {
+            number: signal.signal(number, lambda number, frame: self._note(number)) for number in SIGNALS
+        }
+        self._ended.clear()
+        reader = threading.Thread(target=self._read, name="signals", daemon=True)
         reader.start()
-        handlers = {number: signal.signal(number, _keep) for number in SIGNALS}
-        wakeup = signal.set_wakeup_fd(outer.fileno(), warn_on_full_buffer=False)
         try:
             yield
         finally:
-            signal.set_wakeup_fd(wakeup)
+            self._ended.set()
+            reader.join()
             for number, handler in handlers.items():
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
-            outer.close()  # ends the reader
-            reader.join()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def _read(self, numbers: socket.socket) -> None:
-        with numbers:
-            while received := numbers.recv(64):
-                for number in received:
-                    self._note(number)
+    def _read(self) -> None:
+        while not self._ended.is_set():
+            received = signal.sigtimedwait(SIGNALS, _POLL_SECONDS)
+            if received is not None:
+                self._note(received.si_signo)
 
     def _note(self, number: int) -> None:
-        if number not in SIGNALS:
-            return
         if self.number and number == signal.SIGINT:
             os._exit(128 + number)
         if not self.number:
@@ -71,10 +77,6 @@ class StopRequest:
                 "%s: stopping after the step under way (Ctrl-C leaves at once, without a checkpoint)",
                 signal.Signals(number).name,
             )
-
-
-def _keep(number, frame) -> None:
-    """A handler must be there for the signal to be read and not to end the process."""
 
 
 class AgreedStop:
@@ -88,7 +90,7 @@ class AgreedStop:
         runtime: its place among the ranks.
     """
 
-    def __init__(self, request: StopRequest, runtime: Runtime):
+    def __init__(self, request: StopRequest, runtime: "Runtime"):
         self.request, self.runtime = request, runtime
         self.asked_at, self.clock, self.next_step = 0, 0.0, 0
 
@@ -102,6 +104,8 @@ class AgreedStop:
             return self.request.number
         if step < self.next_step:
             return 0
+        from src.collectives import gather_numbers  # imports numpy, which starts threads
+
         now = time.monotonic()
         spent = (now - self.clock) / max(1, step - self.asked_at) if self.clock else ASK_SECONDS
         answers = gather_numbers(self.runtime, [self.request.number, min(int(spent * 1e6), 2**31 - 1)])

@@ -489,17 +489,15 @@ def create_augment(config: Config) -> TrainAugment | PerspectiveAugment:
     )
 
 
-def train(config: Config, runtime: Runtime) -> int:
-    """Run the training of the options; the exit code.
+def train(config: Config, runtime: Runtime, stop: StopRequest) -> int:
+    """Run the training of the options, until its end or until it is asked to stop; the exit code.
 
     Raises:
         SystemExit: the run was stopped by SIGTERM (143) or SIGINT (130), its checkpoint is saved.
     """
     config = config.replace(rank=runtime.rank, group_size=runtime.group_size)  # as the launcher set them
-    stop = StopRequest()
-    with stop.listening():
-        trainer = Trainer(config, runtime, stop)
-        trainer.run()
+    trainer = Trainer(config, runtime, stop)
+    trainer.run()
     if trainer.stopped_by:
         raise SystemExit(128 + trainer.stopped_by)
     return 0

@@ -53,9 +53,9 @@ def read_until(process, pattern):
 
 @pytest.fixture(scope="module")
 def whole(tiles, compiled, tmp_path_factory):
-    """Folder of a run of 60 steps that nobody stopped."""
+    """Folder of a run of 36 steps that nobody stopped."""
     out = tmp_path_factory.mktemp("whole")
-    process = start(tiles, out, compiled, "--max_epoch=20", "--ema_decay=0.99", "--mosaic=0.5")
+    process = start(tiles, out, compiled, "--max_epoch=12", "--ema_decay=0.99", "--mosaic=0.5")
     log = process.communicate(timeout=400)[0]
     assert process.returncode == 0, log[-2000:]
     return out
@@ -65,7 +65,7 @@ def whole(tiles, compiled, tmp_path_factory):
 def test_a_stopped_run_saves_says_how_to_go_on_and_ends_as_if_it_had_not_been(
     tiles, whole, compiled, tmp_path, number
 ):
-    words = ["--max_epoch=20", "--ema_decay=0.99", "--mosaic=0.5"]
+    words = ["--max_epoch=12", "--ema_decay=0.99", "--mosaic=0.5"]
     process = start(tiles, tmp_path, compiled, *words)
     read_until(process, r"iter\[10\]")
     process.send_signal(number)
@@ -78,7 +78,7 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_ends_as_if_it_had_not_been(
         re.M,
     ).groups()
     assert f"{number.name}: stopping after the step under way" in rest and "Traceback" not in rest
-    assert 11 <= int(step) < 60
+    assert 11 <= int(step) < 36
     assert last_checkpoint(folder, tmp_path).stem.endswith(f"_{step}")
     resumed = start(tiles, tmp_path, compiled, *words, f"--resume={folder}")
     log = resumed.communicate(timeout=400)[0]
@@ -197,49 +197,35 @@ def test_ranks_ask_at_the_same_steps_about_once_a_second(monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_ranks_stop_at_the_same_step_and_the_job_resumes(tiles, tmp_path):
-    """SIGTERM to one rank alone."""
-    whole, out = tmp_path / "whole", tmp_path / "out"
-
-    def job(place, *words):
-        command = [
-            Path(sys.executable).parent / "msrun", "--worker_num=2", "--local_worker_num=2",
-            f"--master_port={free_port()}", f"--log_dir={place / 'logs'}", "--join=True", ROOT / "train.py",
-            *OPTIONS, "--is_distributed=1", f"--data_dir={tiles}", f"--ckpt_path={place / 'runs'}",
-            "--is_save_on_master=0", "--per_batch_size=1", "--max_epoch=60", *words,
-        ]  # fmt: skip
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        return subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "PATH": path},
-        )  # fmt: skip
-
-    log = whole / "logs" / "worker_0.log"
-    done = job(whole)
-    printed = done.communicate(timeout=500)[0]
-    assert done.returncode == 0, printed[-2000:] + log.read_text()[-2000:]
-    running = job(out)
-    log = out / "logs" / "worker_0.log"
-    other = out / "logs" / "worker_1.log"
+@pytest.mark.parametrize("asked", ["one rank", "the launcher"])
+def test_two_ranks_stop_at_the_same_step(tiles, tmp_path, asked):
+    words = [*OPTIONS, "--is_distributed=1", f"--ckpt_path={tmp_path / 'runs'}", "--is_save_on_master=0"]
+    job = subprocess.Popen(
+        ["bash", str(ROOT / "scripts" / "run_distribute_train.sh"), str(tiles), "", *words, "--max_epoch=500"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHON": sys.executable, "MASTER_PORT": str(free_port()), "DEVICE_TARGET": "CPU",
+             "DEVICE_NUM": "2"},
+    )  # fmt: skip
+    logs = [tmp_path / "msrun_log" / f"worker_{rank}.log" for rank in (0, 1)]
     deadline = time.monotonic() + 300
-    while not (log.exists() and "iter[20]" in log.read_text()):
-        assert running.poll() is None and time.monotonic() < deadline
+    while not (logs[0].exists() and "iter[10]" in logs[0].read_text()):
+        assert job.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    os.kill(int(re.search(r"rank 1 of 2 is process (\d+)", other.read_text())[1]), signal.SIGTERM)
-    running.communicate(timeout=120)
-    assert running.returncode != 0
-    step = re.search(r"SIGTERM: stopped after step (\d+), checkpoint saved", log.read_text())[1]
-    files = [last_checkpoint(next(iter((out / "runs").glob("*"))), out)]
-    files = list((out / "runs").glob(f"*/ckpt_*/*_{step}.ckpt"))
-    assert len(files) == 2  # one a rank
-    assert "SIGTERM: stopping after the step under way" in other.read_text()
-    again = job(out, "--resume=auto")
-    printed = again.communicate(timeout=500)[0]
-    assert again.returncode == 0, printed[-2000:] + log.read_text()[-2000:]
-    expected, found = (read_checkpoint(last_checkpoint("auto", place / "runs"))[0] for place in (whole, out))
-    for name, value in expected.items():
-        if "moving_" not in name:  # BatchNorm statistics are each rank's own, and all resume from one file
-            assert np.array_equal(value, found[name]), name
+    rank_1 = int(re.search(r"rank 1 of 2 is process (\d+)", logs[1].read_text())[1])
+    os.kill(rank_1 if asked == "one rank" else job.pid, signal.SIGTERM)
+    printed = job.communicate(timeout=120)[0]
+    assert job.returncode == (1 if asked == "one rank" else 143), printed
+    texts = [log.read_text() for log in logs]
+    step = re.search(r"SIGTERM: stopped after step (\d+), checkpoint saved", texts[0])[1]
+    assert ("SIGTERM: stopping after the step under way" in texts[0]) == (asked == "the launcher")
+    assert "SIGTERM: stopping after the step under way" in texts[1]
+    files = sorted((tmp_path / "runs").glob(f"*/ckpt_*/*_{step}.ckpt"))
+    assert [file.parent.name for file in files] == ["ckpt_0", "ckpt_1"]
+    (first, state), (second, _) = map(read_checkpoint, files)
+    assert state["step"] == int(step)
+    for name, value in first.items():
+        if "moving_" not in name:  # BatchNorm statistics are each rank's own
+            assert np.array_equal(value, second[name]), name
 
 
 @pytest.mark.slow

@@ -13,10 +13,13 @@ import pytest
 
 from benchmarks.kills import kill_and_resume, same_checkpoint, uninterrupted
 from src.checkpoint import last_checkpoint, read_checkpoint
+from src.modelarts import upload
+from src.object_storage import open_store
 from src.runtime import Runtime
 from src.stop_request import AgreedStop, StopRequest
+from src.trainer import Trainer
 from tests.test_distributed import free_port
-from tests.tiny import OPTIONS, write_tiles
+from tests.tiny import OPTIONS, tiny_config, write_tiles
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -102,10 +105,7 @@ def test_a_second_interrupt_leaves_at_once(tiles, tmp_path):
     assert not list(tmp_path.glob("*/ckpt_0/*"))
 
 
-def test_a_stop_before_the_first_step_saves_nothing(tiles, tmp_path, compiled):
-    from src.trainer import Trainer
-    from tests.tiny import tiny_config
-
+def test_a_stop_before_the_first_step_saves_nothing(tiles, tmp_path):
     stop = StopRequest()
     stop.number = signal.SIGTERM
     trainer = Trainer(tiny_config(tiles, tmp_path), Runtime(), stop)
@@ -114,6 +114,31 @@ def test_a_stop_before_the_first_step_saves_nothing(tiles, tmp_path, compiled):
     assert not list(tmp_path.glob("*/ckpt_0/*"))
     log = next(tmp_path.glob("*/*.log")).read_text()
     assert "SIGTERM: stopped at step 0, nothing new to save" in log
+
+
+def test_an_evaluation_that_was_missed_is_made_up(tiles, tmp_path):
+    """A checkpoint at an epoch's end is older than the epoch's evaluation; a kill in between must not lose it."""
+    words = ["--run_eval=1", "--eval_start_epoch=1", "--max_epoch=2"]
+    whole = Trainer(tiny_config(tiles, tmp_path / "whole", *words), Runtime())
+    best = whole.run()
+    checkpoint = whole.folder / "ckpt_0" / "0-1_3.ckpt"
+    assert read_checkpoint(checkpoint)[1]["best_map"] == -1
+    resumed = Trainer(tiny_config(tiles, tmp_path / "b", *words, f"--resume_yolov4={checkpoint}"), Runtime())
+    assert resumed.run() == best and resumed.best_epoch == whole.best_epoch
+    assert re.findall(r"epoch: (\d), mAP:", next(resumed.folder.glob("*.log")).read_text()) == ["1", "2"]
+    assert (
+        read_checkpoint(whole.folder / "ckpt_0" / "best_map.ckpt")[1]["evaluated_epoch"] == whole.best_epoch
+    )
+
+
+def test_half_a_checkpoint_of_a_killed_run_is_not_uploaded(tmp_path):
+    folder = tmp_path / "out" / "ckpt_0"
+    folder.mkdir(parents=True)
+    (folder / ".0-1_3.writing.ckpt").write_bytes(b"half")
+    (folder / "0-1_2.ckpt").write_bytes(b"whole")
+    (tmp_path / "bucket").mkdir()
+    upload(open_store(str(tmp_path / "bucket"), "train_url"), tmp_path / "out")
+    assert [path.name for path in (tmp_path / "bucket").rglob("*ckpt")] == ["0-1_2.ckpt"]
 
 
 def test_a_cloud_job_that_is_stopped_uploads_its_checkpoint(tiles, compiled, tmp_path):

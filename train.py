@@ -10,11 +10,14 @@ from src.config import Config, run_entry_point  # noqa: E402
 def main(config: Config) -> int:
     """Run the training that the options describe; the exit code."""
     from src.modelarts import modelarts_session
-    from src.runtime import setup_runtime
-    from src.trainer import train
+    from src.stop_request import StopRequest
 
-    with modelarts_session(config) as config:
-        return train(config, setup_runtime(config))
+    stop = StopRequest()
+    with modelarts_session(config) as config, stop.listening():
+        from src.runtime import setup_runtime
+        from src.trainer import train  # imports MindSpore, whose threads must not receive the signals
+
+        return train(config, setup_runtime(config), stop)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 # With a rank table: one process a card of this host, in train_parallel<rank>/ with log.txt, each bound to its
 # share of the cores. Without: DEVICE_NUM workers (8) a host; on several hosts set NNODES, NODE_RANK and
 # MASTER_ADDR. DEVICE_TARGET=CPU trains on the CPU, by msrun in both cases. If a rank fails, the others are
-# stopped and the exit code is not 0.
+# stopped and the exit code is not 0. SIGTERM and Ctrl-C are passed on: the ranks save a checkpoint first.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -60,7 +60,26 @@ stop_all() {
         kill -KILL -- "-$pid" 2> /dev/null || true
     done
 }
-trap 'stop_all; exit 130' INT TERM
+# SIGTERM or Ctrl-C: the ranks save a checkpoint and end, for which they have STOP_SECONDS (60). A second Ctrl-C does
+# not wait. msrun's ranks are in sessions of their own; their logs, new with each run, name their processes.
+stop_run() { # EXIT_CODE
+    local pid asked=("${PIDS[@]}")
+    trap '' TERM
+    trap 'stop_all; exit 130' INT
+    [ "$BY_MSRUN" = 0 ] || mapfile -t asked < <(sed -n 's/^rank .* is process \([0-9]*\) .*/\1/p' "$PWD"/msrun_log/worker_*.log)
+    for pid in "${asked[@]}"; do
+        kill -TERM "$pid" 2> /dev/null || true
+    done
+    for ((pid = 0; pid < ${STOP_SECONDS:-60}; pid++)); do
+        kill -0 "${PIDS[@]}" 2> /dev/null || break
+        sleep 1
+    done
+    stop_all
+    exit "$1"
+}
+BY_MSRUN=0
+trap 'stop_run 130' INT
+trap 'stop_run 143' TERM
 
 run_by_rank_table() {
     export RANK_TABLE_FILE="$TABLE" MINDSPORE_HCCL_CONFIG_PATH="$TABLE" RANK_SIZE="$TOTAL"
@@ -106,6 +125,7 @@ run_by_msrun() {
     [ -z "$TABLE" ] || workers=${#RANKS[@]}
     first=$((${NODE_RANK:-0} * workers))
     rm -rf "$logs"
+    BY_MSRUN=1
     for ((number = first; number < first + workers; number++)); do
         mkdir -p "train_parallel$number"
         ln -sfn "$logs/worker_$number.log" "train_parallel$number/log.txt"

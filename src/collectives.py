@@ -29,6 +29,16 @@ def gather_rows(runtime: Runtime, table: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rows).view(table.dtype).reshape(-1)
 
 
+def gather_numbers(runtime: Runtime, numbers: list[int]) -> np.ndarray:
+    """The numbers (n below 2^31, as many on each rank) of all ranks, (group_size, n) int32; also a barrier."""
+    row = np.array(numbers, np.int32)
+    if runtime.group_size == 1:
+        return row[None]
+    from mindspore import Tensor, ops
+
+    return ops.AllGather()(Tensor(row)).asnumpy().reshape(runtime.group_size, len(numbers))
+
+
 def agree(runtime: Runtime, number: int) -> int:
     """Rank 0's number (below 2^31), on every rank; also a barrier."""
     if runtime.group_size == 1:

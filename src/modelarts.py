@@ -349,7 +349,7 @@ def _upload_once(store, folder: Path) -> int:
 
 def _is_temporary(key: str) -> bool:
     name = PurePosixPath(key).name
-    return name.startswith(".") and name.endswith((PARTIAL, ".writing"))
+    return name.startswith(".") and name.endswith((PARTIAL, ".writing", ".writing.ckpt"))
 
 
 @contextmanager

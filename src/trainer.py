@@ -1,7 +1,7 @@
 """The training loop: data, one step after another, log lines, checkpoints and evaluation on the way."""
 
 import math
-import time
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 
 from src.adversarial import SelfAdversary
-from src.batch_norm import collect_batch_norm, synchronise_batch_norm
+from src.batch_norm import synchronise_batch_norm
 from src.checkpoint import (
     last_checkpoint,
     load_backbone,
@@ -19,39 +19,46 @@ from src.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from src.collectives import start_time
+from src.collectives import agree, start_time
 from src.config import Config
-from src.data_loader import TrainLoader
 from src.deploy.network_backend import NETWORK_OPTIONS, NetworkBackend, build_network
-from src.distributed_sampler import DistributedSampler
 from src.download import local_file
 from src.errors import UserError
 from src.evaluation.session import evaluate_set, load_validation_set
 from src.initializer import initialize, set_head_prior
+from src.learning_checks import LossWatch, warnings_before
 from src.logger import progress_bar, setup_logger, step_line
-from src.loss import YoloLoss
-from src.lr_scheduler import learning_rates
+from src.loss_meter import LossMeter
 from src.network_setup import freeze, recompute_backbone, set_precision
-from src.optimizer import create_adam, create_momentum, optimizer_slots
-from src.perspective import PerspectiveAugment
+from src.optimizer import optimizer_slots
 from src.report import history
 from src.report.events import EventFiles
 from src.report.report import Report
 from src.runtime import Runtime, can_sink, sunk_steps, used_memory
-from src.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
-from src.transforms import TrainAugment
-from src.yolo import Normalize
-from src.yolo_dataset import load_detection_set, resolve_set
+from src.stop_request import AgreedStop, StopRequest
+from src.train_setup import (
+    create_forward,
+    create_optimizer,
+    create_rates,
+    create_train_loader,
+    create_train_step,
+)
+from src.train_step import LossScaler, MovingAverage
 
 PROFILED_STEPS = 10
 
 
 class Trainer:
-    """One training run. `run()` goes from the configured start to `max_epoch`."""
+    """One training run. `run()` goes from the configured start to `max_epoch`, or until it is asked to stop.
 
-    def __init__(self, config: Config, runtime: Runtime):
+    Attributes:
+        stopped_by: the signal that ended the run early, 0 if none did.
+    """
+
+    def __init__(self, config: Config, runtime: Runtime, stop: StopRequest | None = None):
         self.config = config
         self.runtime = runtime
+        self.stop, self.stopped_by = AgreedStop(stop or StopRequest(), runtime), 0
         self.folder = Path(config.ckpt_path) / start_time(runtime)
         self.logger = setup_logger(self.folder, runtime.rank)
         self.checkpoint_folder = self.folder / f"ckpt_{runtime.rank}"
@@ -63,17 +70,8 @@ class Trainer:
         self.steps_per_epoch = self.loader.steps_per_epoch
         self.backend = NetworkBackend(build_network(config), config)
         self.network = self.backend.network
-        self.rates = learning_rates(
-            config.lr_scheduler,
-            lr=config.lr,
-            steps_per_epoch=self.steps_per_epoch,
-            max_epoch=config.max_epoch,
-            warmup_epochs=config.warmup_epochs,
-            lr_epochs=[int(epoch) for epoch in config.lr_epochs.split(",") if epoch.strip()],
-            lr_gamma=config.lr_gamma,
-            t_max=config.t_max,
-            eta_min=config.eta_min,
-        )
+        self.rates = create_rates(config, self.steps_per_epoch)
+        self._warn_before()
         initialize(self.network, config.seed)
         if config.head_prior:
             set_head_prior(self.network, config.head_prior)
@@ -87,7 +85,7 @@ class Trainer:
         set_precision(self.network, config.ms_amp_level)
         if config.recompute:
             recompute_backbone(self.network)
-        self.optimizer = self._create_optimizer()
+        self.optimizer = create_optimizer(config, self.network, self.rates)
         self.scaler = None
         if config.ms_amp_level != "O0":
             self.scaler = LossScaler(config.amp_loss_scale, config.amp_dynamic)
@@ -100,50 +98,26 @@ class Trainer:
         self.events = None
         if config.tensorboard and runtime.is_master:
             self.events = EventFiles(self.folder / "tensorboard")
+        self.evaluated_epoch = 0
         self._load_start()
         self.report = self._create_report() if runtime.is_master and not config.need_profiler else None
-        self.train_step = self._create_train_step()
+        forward = create_forward(config, self.network)
+        self.adversary = SelfAdversary(forward, config.sat_strength)
+        self.train_step = create_train_step(
+            config, forward, self.optimizer, self.scaler, self.average, runtime.group_size
+        )
 
     # ---------------------------------------------------------------- construction
 
-    def _create_optimizer(self) -> ms.nn.Optimizer:
-        config = self.config
-        if config.optimizer == "adam":
-            return create_adam(self.network, self.rates, weight_decay=config.weight_decay)
-        return create_momentum(
-            self.network,
-            self.rates,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            loss_scale=config.loss_scale,
-        )
-
-    def _create_train_step(self) -> TrainStep | AccumulatedStep:
-        config = self.config
-        loss = YoloLoss(
-            config.num_classes,
-            anchors=config.anchor_scales,
-            scale_x_y=config.scale_x_y,
-            ignore_threshold=config.ignore_threshold,
-            label_smooth=config.label_smooth,
-            label_smooth_factor=config.label_smooth_factor,
-            gains=config.bbox_class_loss_coff,
-            head_gains=config.detect_head_loss_coff,
-            box_kind=config.box_loss,
-        )
-        forward = ForwardLoss(Normalize(config.image_mean, config.image_std), self.network, loss)
-        self.adversary = SelfAdversary(forward, config.sat_strength)
-        update = Update(
-            self.optimizer,
-            clip_norm=config.clip_norm,
-            group_size=self.runtime.group_size,
-            scaler=self.scaler,
-            average=self.average,
-        )
-        if config.accumulate > 1:
-            statistics = collect_batch_norm(self.network) if config.cmbn else []
-            return AccumulatedStep(forward, update, config.accumulate, statistics).set_train()
-        return TrainStep(forward, update).set_train()
+    def _warn_before(self) -> None:
+        """What is odd about the data or the options, by the one rank that speaks for all."""
+        if not self.runtime.is_master:
+            return
+        shapes = sorted(self.config.train_shapes)
+        anchors = np.array(self.config.anchor_scales)
+        middle = shapes[len(shapes) // 2]
+        for line in warnings_before(self.loader.dataset, self.validation_set, self.rates, anchors, middle):
+            self.logger.warning("%s", line)
 
     def _create_report(self) -> Report:
         sets = [("training", self.loader.dataset)]
@@ -200,6 +174,7 @@ class Trainer:
             self.step = state["step"]
         self.best_map, self.best_epoch = state["best_map"], state["best_epoch"]
         self._resume_history(path, state)
+        self.evaluated_epoch = state.get("evaluated_epoch", self.step // self.steps_per_epoch)
         for slot in self._state_parameters():
             if slot.name not in values:
                 raise UserError(
@@ -237,10 +212,12 @@ class Trainer:
         if config.need_profiler:
             last_step = min(last_step, self.step + PROFILED_STEPS)
         profiler = self._start_profiler() if config.need_profiler else None
-        meter = LossMeter()
+        meter, watch = LossMeter(), LossWatch()
+        first_step = self.step
+        self._make_up_evaluation()
         self.epoch_meter.restart_clock()
         with progress_bar(last_step, "train", "step", self.runtime.rank, self.step) as bar:
-            while self.step < last_step:
+            while self.step < last_step and not self._is_stopped():
                 epoch, start = divmod(self.step, self.steps_per_epoch)
                 for total, parts, batch in self._steps(epoch, start):
                     loss = float(total.asnumpy())
@@ -252,6 +229,8 @@ class Trainer:
                     self.epoch_meter.update(loss, parts)
                     if not bar.disable:
                         bar.set_postfix_str(self._state_line(loss), refresh=False)
+                    if warning := watch.update(loss):
+                        self.logger.warning("step %d: %s", self.step, warning)
                     bar.update()
                     if self.step % config.log_interval == 0:
                         self._log(meter)
@@ -259,8 +238,10 @@ class Trainer:
                         self._record_epoch()
                     if self._saves_now():
                         self._save()
-                    if self.step >= last_step:
+                    if self.step >= last_step or self._is_stopped():
                         break
+                if self.stopped_by:
+                    break
                 if self.step % self.steps_per_epoch == 0 and self._evaluates_after(epoch + 1):
                     self._evaluate(epoch + 1)
                     meter.restart_clock()
@@ -268,7 +249,7 @@ class Trainer:
                     if self.report and self.step < last_step:
                         self.report.write(self.rows, is_running=True)
                     self.epoch_meter.restart_clock()
-        if self.step % self._checkpoint_interval and not config.need_profiler:
+        if self.step % self._checkpoint_interval and self.step > first_step and not config.need_profiler:
             self._save()
         if self.report:
             self.report.write(self.rows)
@@ -278,6 +259,9 @@ class Trainer:
         if profiler:
             profiler.analyse()
             self.logger.info("profile of %d steps in %s", PROFILED_STEPS, self.folder / "profiler")
+        if self.stopped_by:
+            self._say_how_to_go_on(first_step)
+            return self.best_map
         if config.run_eval:
             self.logger.info(
                 "End training, the best mAP is: %s, the best mAP epoch is %s", self.best_map, self.best_epoch
@@ -297,6 +281,25 @@ class Trainer:
                 images = self._attacked(images, boxes)
             yield *self.train_step(images, boxes), batch
 
+    def _is_stopped(self) -> bool:
+        """Whether a rank was asked to stop; all ranks hear it at the same step."""
+        self.stopped_by = self.stopped_by or self.stop.at_step(self.step)
+        return bool(self.stopped_by)
+
+    def _say_how_to_go_on(self, first_step: int) -> None:
+        """The last lines of a run that was stopped, when no rank has anything left to write."""
+        agree(self.runtime, 0)  # a rank that leaves earlier takes the launcher, and so the others, with it
+        if not self.runtime.is_master:
+            return
+        name = signal.Signals(self.stopped_by).name
+        if self.step == first_step or self.config.need_profiler:
+            self.logger.warning("%s: stopped at step %d, nothing new to save", name, self.step)
+            return
+        self.logger.warning(
+            "%s: stopped after step %d, checkpoint saved; go on with the same options and --resume=%s",
+            name, self.step, self.folder,
+        )  # fmt: skip
+
     def _is_adversarial(self) -> bool:
         """Whether this step trains on pictures that the network has changed; the same draw after a resume."""
         draw = np.random.default_rng((self.config.seed, self.step)).random()
@@ -308,7 +311,7 @@ class Trainer:
         self.train_step.set_train()
         return images
 
-    def _log(self, meter: "LossMeter") -> None:
+    def _log(self, meter: LossMeter) -> None:
         loss, parts, steps, seconds = meter.take()
         pictures = steps * self.config.per_batch_size * self.runtime.group_size
         self.logger.info(
@@ -327,7 +330,7 @@ class Trainer:
         """What the progress bar says of the step: loss, speed of the epoch so far, memory."""
         return f"loss {loss:.1f}, {self._speed(self.epoch_meter):.1f} pictures/s, {used_memory(self.config)}"
 
-    def _speed(self, meter: "LossMeter") -> float:
+    def _speed(self, meter: LossMeter) -> float:
         """Pictures a second of all ranks."""
         return meter.steps * self.config.per_batch_size * self.runtime.group_size / meter.seconds
 
@@ -396,6 +399,7 @@ class Trainer:
             "best_map": self.best_map,
             "best_epoch": self.best_epoch,
             "epoch_sums": self.epoch_meter.sums(),
+            "evaluated_epoch": self.evaluated_epoch,
             "options": {key: self.config[key] for key in NETWORK_OPTIONS},
         }
         parameters = [*self.parameters, *self._state_parameters()]
@@ -414,6 +418,12 @@ class Trainer:
         )
         return due or is_last
 
+    def _make_up_evaluation(self) -> None:
+        """A run that ended between an epoch's last step and the end of its evaluation evaluates when resumed."""
+        epoch, rest = divmod(self.step, self.steps_per_epoch)
+        if rest == 0 and epoch > self.evaluated_epoch and self._evaluates_after(epoch):
+            self._evaluate(epoch)
+
     def _evaluate(self, epoch: int) -> None:
         """Score the validation set; keep the checkpoint if it is the best so far."""
         self.network.set_train(False)
@@ -424,6 +434,7 @@ class Trainer:
         if self.average is not None:
             self.average.swap()
         self.train_step.set_train()
+        self.evaluated_epoch = epoch
         self.logger.info("epoch: %d, mAP:\n%s", epoch, result.report())
         ap, ap50 = (value if value >= 0 else math.nan for value in result.stats[:2])
         if self.events:
@@ -445,96 +456,15 @@ class Trainer:
         return ms.Profiler(output_path=str(self.folder / "profiler"))
 
 
-class LossMeter:
-    """Mean of the loss and its parts, and the time, since the last log line or over an epoch."""
+def train(config: Config, runtime: Runtime, stop: StopRequest) -> int:
+    """Run the training of the options, until its end or until it is asked to stop; the exit code.
 
-    def __init__(self):
-        self._clear()
-
-    def _clear(self) -> None:
-        self.total, self.parts, self.steps, self.before = 0.0, np.zeros(3), 0, 0.0
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Leave the time since the last line (an evaluation, say) out of the next one."""
-        self.start = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """Time since the start, that of an interrupted run before it included."""
-        return self.before + time.perf_counter() - self.start
-
-    def update(self, loss: float, parts: np.ndarray) -> None:
-        """Add one step: its loss and the (3,) box, objectness and class parts."""
-        self.total += loss
-        self.parts += parts
-        self.steps += 1
-
-    def take(self) -> tuple[float, np.ndarray, int, float]:
-        """(mean loss, mean parts, steps, seconds), and start anew."""
-        result = (self.total / self.steps, self.parts / self.steps, self.steps, self.seconds)
-        self._clear()
-        return result
-
-    def sums(self) -> list[float]:
-        """What `restore` takes, for a checkpoint."""
-        return [self.total, *self.parts.tolist(), self.steps, self.seconds]
-
-    def restore(self, sums: list[float] | None) -> None:
-        """Go on from the sums of an interrupted run (None: it kept none)."""
-        if sums:
-            self.total, self.parts, self.steps, self.before = sums[0], np.array(sums[1:4]), sums[4], sums[5]
-
-
-def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
-    """The training set of the options, read and shuffled for this rank."""
-    image_dir, ann_file = resolve_set(config.data_dir, "train", config.ann_file)
-    dataset = load_detection_set(
-        image_dir, ann_file, config.labels, keep_empty=config.keep_empty, invalid_boxes=config.invalid_boxes
-    )
-    sampler = DistributedSampler(
-        len(dataset.records), runtime.rank, runtime.group_size, shuffle=True, seed=config.seed
-    )
-    return TrainLoader(
-        dataset,
-        sampler,
-        create_augment(config),
-        batch_size=config.per_batch_size,
-        shapes=config.train_shapes,
-        resize_rate=config.resize_rate,
-        max_box=config.max_box,
-        seed=config.seed,
-        workers=config.num_parallel_workers,
-    )
-
-
-def create_augment(config: Config) -> TrainAugment | PerspectiveAugment:
-    """The random changes of the recipe that `augmentation` names."""
-    shared = {"flip": config.flip, "mosaic": config.mosaic, "mixup": config.mixup}
-    if config.augmentation == "perspective":
-        return PerspectiveAugment(
-            degrees=config.degrees,
-            translate=config.translate,
-            scale=config.scale,
-            shear=config.shear,
-            perspective=config.perspective,
-            hue_gain=config.hue_gain,
-            saturation_gain=config.saturation_gain,
-            value_gain=config.value_gain,
-            **shared,
-        )
-    return TrainAugment(
-        jitter=config.jitter,
-        hue=config.hue,
-        saturation=config.saturation,
-        value=config.value,
-        each_multiscale=config.each_multiscale,
-        **shared,
-    )
-
-
-def train(config: Config, runtime: Runtime) -> int:
-    """Run the training of the options; the exit code."""
+    Raises:
+        SystemExit: the run was stopped by SIGTERM (143) or SIGINT (130), its checkpoint is saved.
+    """
     config = config.replace(rank=runtime.rank, group_size=runtime.group_size)  # as the launcher set them
-    Trainer(config, runtime).run()
+    trainer = Trainer(config, runtime, stop)
+    trainer.run()
+    if trainer.stopped_by:
+        raise SystemExit(128 + trainer.stopped_by)
     return 0

@@ -134,14 +134,14 @@ def load_detection_set(
             raise UserError(
                 f"{where}: category_id {_shown(repr(category))} is not among the categories; add it there"
             )
-        box, fault = _clipped_box(_field(annotation, "bbox", where), image, where)
+        box, fault, is_ignored = annotated_box(annotation, image, where)
         if fault:
             if invalid_boxes == "error":
                 raise UserError(
                     f"{where}: box {_shown(repr(annotation['bbox']))} {fault}; correct it, or invalid_boxes=drop"
                 )
             dropped[f"boxes: {fault}"] += 1
-        elif _flag(annotation, "iscrowd", where) or _flag(annotation, "ignore", where):
+        elif is_ignored:
             ignored[image["id"]].append(box)
         else:
             boxes[image["id"]].append((*box, class_of[category]))
@@ -219,25 +219,46 @@ def _index_images(entries, ann_file) -> dict:
     images: dict = {}
     for number, entry in enumerate(entries):
         where = f"{ann_file}: images[{number}]"
-        image_id = _field(entry, "id", where)
-        if not _is_whole(image_id, _ID_LIMIT):
-            raise UserError(
-                f"{where}: id {_shown(repr(image_id))} is no whole number; file names are free, ids not"
-            )
+        image_id = check_image(entry, where)
         if image_id in images:
             raise UserError(f"{ann_file}: image id {image_id} is there twice")
-        name = _field(entry, "file_name", where)
-        path = Path(name) if isinstance(name, str) else Path()
-        if not path.name or path.is_absolute() or ".." in path.parts:
-            raise UserError(f"{where}: file_name {_shown(name)} must be a path inside the folder of pictures")
-        for key in ("width", "height"):
-            side = _field(entry, key, f"{where} ({_shown(name)})")
-            if not _is_whole(side, _SIDE_LIMIT) or side < 1:
-                raise UserError(
-                    f"{where} ({_shown(name)}): {key} {_shown(repr(side))} is no positive whole number"
-                )
         images[image_id] = entry
     return images
+
+
+def check_image(entry: dict, where: str) -> int:
+    """The id of an entry of `images`, its file name and size checked.
+
+    Raises:
+        UserError: one is missing or not usable; the line begins with `where`.
+    """
+    image_id = _field(entry, "id", where)
+    if not _is_whole(image_id, _ID_LIMIT):
+        raise UserError(
+            f"{where}: id {_shown(repr(image_id))} is no whole number; file names are free, ids not"
+        )
+    name = _field(entry, "file_name", where)
+    path = Path(name) if isinstance(name, str) else Path()
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{where}: file_name {_shown(name)} must be a path inside the folder of pictures")
+    for key in ("width", "height"):
+        side = _field(entry, key, f"{where} ({_shown(name)})")
+        if not _is_whole(side, _SIDE_LIMIT) or side < 1:
+            raise UserError(
+                f"{where} ({_shown(name)}): {key} {_shown(repr(side))} is no positive whole number"
+            )
+    return image_id
+
+
+def annotated_box(annotation: dict, image: dict, where: str) -> tuple[tuple[float, ...] | None, str, bool]:
+    """x1 y1 x2 y2 of an annotation clipped to its picture, or why it is no box; whether it is to be ignored.
+
+    Raises:
+        UserError: the box or a flag is no such thing; the line begins with `where`.
+    """
+    box, fault = _clipped_box(_field(annotation, "bbox", where), image, where)
+    is_ignored = not fault and (_flag(annotation, "iscrowd", where) or _flag(annotation, "ignore", where))
+    return box, fault, is_ignored
 
 
 def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:

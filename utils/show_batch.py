@@ -31,7 +31,7 @@ def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Pa
     from src.image_io import write_image
     from src.runtime import Runtime
     from src.targets import TargetAssigner
-    from src.trainer import create_train_loader
+    from src.train_setup import create_train_loader
     from src.yolo import head_settings
 
     ms.set_context(mode=ms.GRAPH_MODE)

@@ -1,0 +1,97 @@
+"""Look through a data set before training: every problem counted, with examples, and statistics.
+
+The data set and the network's input are options as of train.py (--data_dir, --ann_file, --ann_val_file, --labels,
+--max_box, --letterbox, --config FILE, ...). The exit code is 0 where nothing was found, 1 where something was, and
+2 where the data set or an option is not usable at all.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from src.atomic import write_json
+from src.config import Config, load_config
+from src.dataset_check import Findings, check_boxes, check_pictures, check_set, report
+from src.errors import UserError
+from src.logger import progress_bar
+from src.yolo_dataset import resolve_set
+
+ANN_OPTIONS = {"train": "ann_file", "val": "ann_val_file"}
+
+
+def check(config: Config, args: argparse.Namespace) -> tuple[Findings, dict[str, dict]]:
+    """Check the splits; what was found, and the statistics of each.
+
+    Raises:
+        UserError: a folder or an annotation file is missing or not usable at all.
+    """
+    findings = Findings(args.examples)
+    sets = []
+    for split in args.split:
+        ann_file = config[ANN_OPTIONS[split]] if split in ANN_OPTIONS else ""
+        folder, ann_file = resolve_set(config.data_dir, split, ann_file)
+        sets.append(check_set(split, folder, ann_file, config.labels, findings))
+    total = len({picture.path for checked in sets for picture in checked.pictures})
+    with progress_bar(total, "pictures", "picture") as bar:
+        check_pictures(
+            sets, findings, decode=args.decode, workers=config.num_parallel_workers, progress=bar.update
+        )
+    statistics = {
+        checked.split: check_boxes(
+            checked,
+            findings,
+            input_hw=(args.input, args.input) if args.input else config.eval_input_hw,
+            letterbox=config.letterbox,
+            max_box=config.max_box,
+            anchors=np.array(config.anchor_scales),
+            tiny=args.tiny,
+        )
+        for checked in sets
+    }
+    return findings, statistics
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the options, check and print; the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="further options as of train.py: --data_dir, --labels, --num_parallel_workers, --config, ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--split", nargs="+", choices=("train", "val", "test"), default=["train", "val"],
+        help="sets to check [train val]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--decode", action="store_true", help="decode all pixels, not the headers alone (slow)"
+    )
+    parser.add_argument("--input", type=int, help="side of the network's input [that of evaluation: 608]")
+    parser.add_argument("--tiny", type=float, default=2.0, help="shortest side there that is not tiny [2]")
+    parser.add_argument("--examples", type=int, default=5, help="examples of a kind that are shown [5]")
+    parser.add_argument("--json", metavar="FILE", help="write problems and statistics to this file too")
+    args, rest = parser.parse_known_args(argv)
+    if (
+        (args.input is not None and (args.input < 32 or args.input % 32))
+        or args.examples < 0
+        or args.tiny < 0
+    ):
+        parser.error("--input must be a multiple of 32, --examples and --tiny 0 or more")
+    args.split = list(dict.fromkeys(args.split))
+    try:
+        findings, statistics = check(load_config(rest), args)
+        if args.json:
+            write_json(Path(args.json), {"problems": findings.as_list(), "sets": statistics}, indent=1)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report(findings, statistics))
+    return 1 if findings.counts else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -34,8 +34,6 @@ def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Pa
     from src.train_setup import create_train_loader
     from src.yolo import head_settings
 
-    ms.set_context(mode=ms.GRAPH_MODE)
-    ms.set_device("CPU")
     loader = create_train_loader(config, Runtime())
     assigner = TargetAssigner(config.num_classes, config.anchor_scales)
     anchors, _ = head_settings(config.anchor_scales)
@@ -74,8 +72,12 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     if args.batches < 1 or args.epoch < 0 or args.columns < 1:
         parser.error("--batches and --columns must be 1 or more and --epoch 0 or more")
+    from src.runtime import setup_runtime
+
     try:
-        for path in draw_batches(load_config(rest), args.epoch, args.batches, args.columns, args.out):
+        config = load_config(rest).replace(device_target="CPU", is_distributed=False)
+        setup_runtime(config)
+        for path in draw_batches(config, args.epoch, args.batches, args.columns, args.out):
             print(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

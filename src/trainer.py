@@ -313,14 +313,13 @@ class Trainer:
 
     def _log(self, meter: LossMeter) -> None:
         loss, parts, steps, seconds = meter.take()
-        pictures = steps * self.config.per_batch_size * self.runtime.group_size
         self.logger.info(
             step_line(
                 epoch=self.step // self.steps_per_epoch,
                 iteration=self.step - 1,
                 loss=loss,
                 step_ms=1000 * seconds / steps,
-                fps=pictures / seconds,
+                fps=self._pictures(steps) / seconds,
                 lr=float(self.rates[self.step - 1]),
             )
         )
@@ -328,16 +327,17 @@ class Trainer:
 
     def _state_line(self, loss: float) -> str:
         """What the progress bar says of the step: loss, speed of the epoch so far, memory."""
-        return f"loss {loss:.1f}, {self._speed(self.epoch_meter):.1f} pictures/s, {used_memory(self.config)}"
+        speed = self._pictures(self.epoch_meter.steps) / self.epoch_meter.seconds
+        return f"loss {loss:.1f}, {speed:.1f} pictures/s, {used_memory(self.config)}"
 
-    def _speed(self, meter: LossMeter) -> float:
-        """Pictures a second of all ranks."""
-        return meter.steps * self.config.per_batch_size * self.runtime.group_size / meter.seconds
+    def _pictures(self, steps: int) -> int:
+        """Pictures that all ranks see in so many steps."""
+        return steps * self.config.per_batch_size * self.runtime.group_size
 
     def _record_epoch(self) -> None:
         """A row in `results.csv` of the epoch that has just ended; an evaluation completes it."""
-        speed, seconds = self._speed(self.epoch_meter), self.epoch_meter.seconds
-        loss, (box, objectness, class_loss), _, _ = self.epoch_meter.take()
+        loss, (box, objectness, class_loss), steps, seconds = self.epoch_meter.take()
+        speed = self._pictures(steps) / seconds
         row = history.EpochRow(
             epoch=self.step // self.steps_per_epoch,
             step=self.step,

@@ -30,6 +30,6 @@ BEST=$(ls "$OUT"/run/*/ckpt_0/best_map.ckpt)
 "$PYTHON" eval.py --config_path "$CONFIG" --data_dir "$OUT/tiles" --pretrained "$BEST" \
     --log_path "$OUT/eval" --result_view 1
 echo "checkpoint: $BEST"
-echo "reports:    $(ls "$OUT"/run/*/report.html "$OUT"/eval/*/report.html | tr '\n' ' ')"
+echo "reports:    $(printf '%s ' "$OUT"/run/*/report.html "$OUT"/eval/*/report.html)"
 echo "pictures:   $(ls -d "$OUT"/eval/*/pictures)"
 echo "done in $((SECONDS - STARTED)) s"

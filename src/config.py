@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from src.errors import UserError
+from src.errors import UserError, reports_mistakes
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "default_config.yaml"
 
@@ -391,8 +391,9 @@ def _one_line(error: Exception) -> str:
 
 def run_entry_point(main, **kwargs) -> None:
     """Run `main(config)`; a user's mistake becomes one line on standard error and exit code 2."""
-    try:
-        sys.exit(main(load_config(**kwargs)) or 0)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+
+    @reports_mistakes
+    def run() -> int | None:
+        return main(load_config(**kwargs))
+
+    sys.exit(run() or 0)

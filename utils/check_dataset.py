@@ -16,7 +16,7 @@ import numpy as np
 from src.atomic import write_json
 from src.config import Config, load_config
 from src.dataset_check import Findings, check_boxes, check_pictures, check_set, report
-from src.errors import UserError
+from src.errors import reports_mistakes
 from src.logger import progress_bar
 from src.yolo_dataset import resolve_set
 
@@ -55,6 +55,7 @@ def check(config: Config, args: argparse.Namespace) -> tuple[Findings, dict[str,
     return findings, statistics
 
 
+@reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options, check and print; the exit code."""
     parser = argparse.ArgumentParser(
@@ -82,13 +83,9 @@ def main(argv: list[str] | None = None) -> int:
     ):
         parser.error("--input must be a multiple of 32, --examples and --tiny 0 or more")
     args.split = list(dict.fromkeys(args.split))
-    try:
-        findings, statistics = check(load_config(rest), args)
-        if args.json:
-            write_json(Path(args.json), {"problems": findings.as_list(), "sets": statistics}, indent=1)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    findings, statistics = check(load_config(rest), args)
+    if args.json:
+        write_json(Path(args.json), {"problems": findings.as_list(), "sets": statistics}, indent=1)
     print(report(findings, statistics))
     return 1 if findings.counts else 0
 

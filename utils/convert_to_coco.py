@@ -17,11 +17,12 @@ from src.converters.labelled import DEFAULT_VAL_SHARE, ReadOptions
 from src.converters.voc import read_voc
 from src.converters.yolo_txt import read_yolo
 from src.dota.labels import CLASSES
-from src.errors import UserError
+from src.errors import UserError, reports_mistakes
 
 READERS = {"voc": read_voc, "yolo": read_yolo, "dota": read_dota}
 
 
+@reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options, convert and print the counts; the exit code."""
     parser = argparse.ArgumentParser(
@@ -54,18 +55,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.seed < 0 or not 0 <= (args.val_share or 0) < 1:
         parser.error("seed >= 0 and 0 <= val_share < 1 are needed")
-    try:
-        if not args.src.is_dir():
-            raise UserError(f"--src: {args.src} is no folder")
-        found = READERS[args.format](args.src, _read_options(args))
-        result = write_coco(
-            found,
-            args.out,
-            WriteOptions(args.labels, args.drop_other_classes, args.ignore_difficult, args.pictures),
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not args.src.is_dir():
+        raise UserError(f"--src: {args.src} is no folder")
+    found = READERS[args.format](args.src, _read_options(args))
+    result = write_coco(
+        found,
+        args.out,
+        WriteOptions(args.labels, args.drop_other_classes, args.ignore_difficult, args.pictures),
+    )
     print(result)
     return 0
 

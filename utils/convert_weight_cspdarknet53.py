@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.errors import UserError
+from src.errors import reports_mistakes
 from src.runtime import prepare_environment
 
 ORI_WEIGHT = "./cspdarknet53_ascend_v120_imagenet2012_official_cv_bs64_top1acc7854_top5acc9428.ckpt"
@@ -26,6 +26,7 @@ def convert_weight(ori_weight: str | Path, new_weight: str | Path) -> None:
     print(rename_backbone(Path(ori_weight), Path(new_weight)))
 
 
+@reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options and convert; the exit code."""
     parser = argparse.ArgumentParser(
@@ -34,11 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("ori_weight", nargs="?", default=ORI_WEIGHT, help=f"file to read [{ORI_WEIGHT}]")
     parser.add_argument("new_weight", nargs="?", default=NEW_WEIGHT, help=f"file to write [{NEW_WEIGHT}]")
     args = parser.parse_args(argv)
-    try:
-        convert_weight(args.ori_weight, args.new_weight)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    convert_weight(args.ori_weight, args.new_weight)
     return 0
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.config import load_config
-from src.errors import UserError
+from src.errors import reports_mistakes
 from src.runtime import prepare_environment
 
 
+@reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options, convert and print what matched; the exit code."""
     parser = argparse.ArgumentParser(
@@ -35,14 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     prepare_environment()  # before anything imports MindSpore
     args, rest = parser.parse_known_args(argv)
-    try:
-        config = load_config(rest)
-        from src.weights.convert import convert
+    config = load_config(rest)
+    from src.weights.convert import convert
 
-        result = convert(config, args.source, args.out, args.bn_epsilon)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    result = convert(config, args.source, args.out, args.bn_epsilon)
     print("; ".join([f"{args.source}: {len(result.values)} parameters matched", *result.notes]))
     print(f"{args.out}; {args.out}.tsv tells where each parameter came from")
     return 0

@@ -13,7 +13,7 @@ import numpy as np
 
 from src.anchors import AnchorFit, fit_of, kmeans_anchors, refine_anchors, sorted_anchors
 from src.config import load_config
-from src.errors import UserError
+from src.errors import reports_mistakes
 from src.transforms import letterbox_geometry, stretch_geometry
 from src.yolo_dataset import DetectionSet, load_detection_set, read_annotations, resolve_set
 
@@ -44,6 +44,7 @@ def report(before: AnchorFit, after: AnchorFit, anchors: np.ndarray) -> str:
     return "\n".join([*lines, f"anchor_scales: {anchors.tolist()}"])
 
 
+@reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options, find anchors and print them; the exit code."""
     parser = argparse.ArgumentParser(
@@ -63,21 +64,17 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     if (args.input is not None and (args.input < 32 or args.input % 32)) or args.generations < 0:
         parser.error("--input must be a multiple of 32 and --generations 0 or more")
-    try:
-        config = load_config(rest)
-        input_hw = (args.input, args.input) if args.input else config.eval_input_hw
-        image_dir, ann_file = resolve_set(config.data_dir, args.split, config.ann_file)
-        names = [str(entry.get("name")) for entry in read_annotations(ann_file)["categories"]]
-        dataset = load_detection_set(image_dir, ann_file, names)
-        boxes = box_shapes(dataset, input_hw, config.letterbox)
-        present = np.array(config.anchor_scales)
-        rng = np.random.default_rng(config.seed)
-        anchors = kmeans_anchors(boxes, present, rng)
-        if args.method == "genetic":
-            anchors = refine_anchors(boxes, anchors, rng, args.generations)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    config = load_config(rest)
+    input_hw = (args.input, args.input) if args.input else config.eval_input_hw
+    image_dir, ann_file = resolve_set(config.data_dir, args.split, config.ann_file)
+    names = [str(entry.get("name")) for entry in read_annotations(ann_file)["categories"]]
+    dataset = load_detection_set(image_dir, ann_file, names)
+    boxes = box_shapes(dataset, input_hw, config.letterbox)
+    present = np.array(config.anchor_scales)
+    rng = np.random.default_rng(config.seed)
+    anchors = kmeans_anchors(boxes, present, rng)
+    if args.method == "genetic":
+        anchors = refine_anchors(boxes, anchors, rng, args.generations)
     print(dataset.describe())
     how = "letterbox" if config.letterbox else "stretch"
     print(f"{len(boxes)} boxes in an input of {input_hw[1]}x{input_hw[0]} ({how}), {args.method}")

@@ -15,7 +15,7 @@ from src.runtime import prepare_environment
 prepare_environment()  # before anything imports MindSpore
 
 from src.config import Config, load_config  # noqa: E402
-from src.errors import UserError  # noqa: E402
+from src.errors import reports_mistakes  # noqa: E402
 
 
 def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Path) -> list[Path]:
@@ -57,6 +57,7 @@ def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Pa
     return written
 
 
+@reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options and draw; the exit code."""
     parser = argparse.ArgumentParser(
@@ -74,14 +75,10 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--batches and --columns must be 1 or more and --epoch 0 or more")
     from src.runtime import setup_runtime
 
-    try:
-        config = load_config(rest).replace(device_target="CPU", is_distributed=False)
-        setup_runtime(config)
-        for path in draw_batches(config, args.epoch, args.batches, args.columns, args.out):
-            print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    config = load_config(rest).replace(device_target="CPU", is_distributed=False)
+    setup_runtime(config)
+    for path in draw_batches(config, args.epoch, args.batches, args.columns, args.out):
+        print(path)
     return 0
 
 

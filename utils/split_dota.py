@@ -9,9 +9,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from src.dota.labels import CLASSES
 from src.dota.split import SplitOptions, split_set
-from src.errors import UserError
+from src.errors import reports_mistakes
 
 
+@reports_mistakes
 def main() -> int:
     """Parse the options and split; the exit code."""
     parser = argparse.ArgumentParser(
@@ -43,11 +44,7 @@ def main() -> int:
         keep_empty=not args.drop_empty,
         suffix=f".{args.format}",
     )
-    try:
-        print(split_set(args.src, args.out, args.split, options, args.workers, not args.no_labels))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(split_set(args.src, args.out, args.split, options, args.workers, not args.no_labels))
     return 0
 
 

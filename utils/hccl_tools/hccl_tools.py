@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.errors import UserError
+from src.errors import UserError, reports_mistakes
 from src.rank_table import (
     make_rank_table,
     parse_device_list,
@@ -107,6 +107,7 @@ def check_server_id(text: str) -> str:
     return text
 
 
+@reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options and write the table; the exit code."""
     parser = argparse.ArgumentParser(
@@ -127,28 +128,24 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--out_dir", type=Path, default=Path(), help="folder of the table")
     args = parser.parse_args(argv)
-    try:
-        named = cards = parse_device_range(args.device_num)
-        each_chosen = False
-        if args.visible_devices:
-            visible = parse_device_list(args.visible_devices)
-            if cards[-1] >= len(visible):
-                raise UserError(
-                    f"--device_num: {args.device_num} asks for {cards[-1] + 1} cards, "
-                    f"--visible_devices has {len(visible)}"
-                )
-            cards = [visible[card] for card in cards]
-            each_chosen = len(visible) == len(cards)
-        if cards == named and not each_chosen:
-            check_group(args.device_num, cards)
-        server = check_server_id(args.server_ip) if args.server_ip else address_of_host()
-        addresses = addresses_of_cards(args.hccn_tool, args.hccn_conf, cards)
-        table = make_rank_table(server, cards, addresses)
-        name = f"hccl_{len(cards)}p_{''.join(map(str, cards))}_{server}.json"
-        write_rank_table(table, args.out_dir / name)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    named = cards = parse_device_range(args.device_num)
+    each_chosen = False
+    if args.visible_devices:
+        visible = parse_device_list(args.visible_devices)
+        if cards[-1] >= len(visible):
+            raise UserError(
+                f"--device_num: {args.device_num} asks for {cards[-1] + 1} cards, "
+                f"--visible_devices has {len(visible)}"
+            )
+        cards = [visible[card] for card in cards]
+        each_chosen = len(visible) == len(cards)
+    if cards == named and not each_chosen:
+        check_group(args.device_num, cards)
+    server = check_server_id(args.server_ip) if args.server_ip else address_of_host()
+    addresses = addresses_of_cards(args.hccn_tool, args.hccn_conf, cards)
+    table = make_rank_table(server, cards, addresses)
+    name = f"hccl_{len(cards)}p_{''.join(map(str, cards))}_{server}.json"
+    write_rank_table(table, args.out_dir / name)
     print(f"rank table of {len(cards)} cards: {args.out_dir / name}")
     return 0
 

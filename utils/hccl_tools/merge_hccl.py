@@ -6,23 +6,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.errors import UserError
+from src.errors import reports_mistakes
 from src.rank_table import merge_rank_tables, read_rank_table, write_rank_table
 
 
+@reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options and write the table; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="+", type=Path, help="rank tables, in the order of the ranks")
     parser.add_argument("--out_dir", type=Path, default=Path(), help="folder of the merged table")
     args = parser.parse_args(argv)
-    try:
-        table = merge_rank_tables([read_rank_table(path) for path in args.tables])
-        path = args.out_dir / f"hccl_{len(table.servers)}s_{table.rank_count}p.json"
-        write_rank_table(table, path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    table = merge_rank_tables([read_rank_table(path) for path in args.tables])
+    path = args.out_dir / f"hccl_{len(table.servers)}s_{table.rank_count}p.json"
+    write_rank_table(table, path)
     print(f"rank table of {len(table.servers)} servers, {table.rank_count} cards: {path}")
     return 0
 

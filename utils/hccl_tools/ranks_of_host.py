@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.errors import UserError
+from src.errors import UserError, reports_mistakes
 from src.rank_table import RankTable, read_rank_table
 from utils.hccl_tools.hccl_tools import address_of_host
 
@@ -40,19 +40,16 @@ def own_names(table: RankTable) -> list[str]:
     return sorted(found)
 
 
+@reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options and print; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table", type=Path, help="rank table")
     parser.add_argument("--server_ip", default="", help="server_id of this host; empty: found")
     args = parser.parse_args(argv)
-    try:
-        table = read_rank_table(args.table)
-        for device in table.server(args.server_ip, own_names(table)).devices:
-            print(device.rank_id, device.device_id)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    table = read_rank_table(args.table)
+    for device in table.server(args.server_ip, own_names(table)).devices:
+        print(device.rank_id, device.device_id)
     print("total", table.rank_count)
     return 0
 

@@ -122,7 +122,12 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | Non
 
 
 def load_network(
-    network: nn.Cell, path: str | Path, *, skip: tuple[str, ...] = (), average: bool = True
+    network: nn.Cell,
+    path: str | Path,
+    *,
+    skip: tuple[str, ...] = (),
+    average: bool = True,
+    values: dict[str, np.ndarray] | None = None,
 ) -> LoadReport:
     """Load every parameter of a YOLOv4 network from a checkpoint.
 
@@ -131,6 +136,7 @@ def load_network(
         path: checkpoint; names may carry `yolo_network.` in front, or be MindYOLO's.
         skip: names that keep their present values (`checkpoint_filter_list` under `filter_weight`).
         average: take the moving averages (`ema.<name>`) where the checkpoint has them.
+        values: what `read_checkpoint` gave, where the file has been read already.
 
     Raises:
         UserError: a parameter is missing in the file or has another shape there, or `skip` names one that
@@ -138,7 +144,7 @@ def load_network(
     """
     report = LoadReport(Path(path))
     _check_filter(skip, network)
-    values = _read_by_our_names(network, path, report)
+    values = _by_our_names(network, read_checkpoint(path)[0] if values is None else values, report)
     found: dict[str, np.ndarray] = {}
     averages = {name.removeprefix("ema."): value for name, value in values.items() if name.startswith("ema.")}
     if averages and average:
@@ -158,17 +164,19 @@ def load_network(
     return report
 
 
-def load_backbone(network: nn.Cell, path: str | Path) -> LoadReport:
+def load_backbone(
+    network: nn.Cell, path: str | Path, *, values: dict[str, np.ndarray] | None = None
+) -> LoadReport:
     """Load a CSPDarknet53 classifier's checkpoint, or a detector's, into the network's backbone.
 
     Names may carry `network.`, `backbone.`, `feature_map.` in front, or be MindYOLO's; the other layers are
-    left out and named in the report.
+    left out and named in the report. `values` as of `load_network`.
 
     Raises:
         UserError: a backbone parameter is missing in the file or has another shape there.
     """
     report = LoadReport(Path(path))
-    values = _read_by_our_names(network, path, report)
+    values = _by_our_names(network, read_checkpoint(path)[0] if values is None else values, report)
     wanted = {name for name in _parameters(network) if name.startswith(BACKBONE)}
     found: dict[str, np.ndarray] = {}
     names = backbone_names(values)
@@ -200,9 +208,10 @@ def backbone_names(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _read_by_our_names(network: nn.Cell, path: str | Path, report: LoadReport) -> dict[str, np.ndarray]:
+def _by_our_names(
+    network: nn.Cell, values: dict[str, np.ndarray], report: LoadReport
+) -> dict[str, np.ndarray]:
     """Values of a checkpoint; MindYOLO's are translated, which `report` notes."""
-    values, _ = read_checkpoint(path)
     if not mindyolo.is_mindyolo(values):
         return values
     values, sources = mindyolo.translate(values)

@@ -218,13 +218,18 @@ class EvalLoader:
             return record, *self.resize(image, self.input_hw)
 
     def _collate(self, samples) -> EvalBatch:
-        valid = len(samples)
-        samples = samples + [samples[-1]] * (self.batch_size - valid)
-        images = np.empty((self.batch_size, 3, *self.input_hw), np.uint8)
-        for row, (_, image, _) in enumerate(samples):
-            planes_first(image, images[row])
-        records, _, geometry = zip(*samples)
-        return EvalBatch(images, list(records), list(geometry), valid)
+        return eval_batch(samples, self.batch_size)
+
+
+def eval_batch(samples: list[tuple], batch_size: int) -> EvalBatch:
+    """A batch of (record, picture in the input's size, geometry); an incomplete one is filled by repeats."""
+    valid = len(samples)
+    samples = samples + [samples[-1]] * (batch_size - valid)
+    records, pictures, geometry = zip(*samples)
+    images = np.empty((batch_size, 3, *pictures[0].shape[:2]), np.uint8)
+    for row, picture in enumerate(pictures):
+        planes_first(picture, images[row])
+    return EvalBatch(images, list(records), list(geometry), valid)
 
 
 def _happens(rng: np.random.Generator, probability: float) -> bool:

@@ -158,8 +158,8 @@ class Trainer:
 
     def _resume(self, path: Path) -> None:
         """Weights, optimizer, position in the schedule, epoch, step and best result of an earlier run."""
-        self.logger.info("resume %s", load_network(self.network, path, average=False))
         values, state = read_checkpoint(path)
+        self.logger.info("resume %s", load_network(self.network, path, average=False, values=values))
         if state is None:
             self.logger.warning("%s carries no training state (a published checkpoint): weights only", path)
             return
@@ -290,8 +290,9 @@ class Trainer:
 
     def _is_adversarial(self) -> bool:
         """Whether this step trains on pictures that the network has changed; the same draw after a resume."""
-        draw = np.random.default_rng((self.config.seed, self.step)).random()
-        return self.config.sat > 0 and draw < self.config.sat
+        if not self.config.sat:
+            return False
+        return np.random.default_rng((self.config.seed, self.step)).random() < self.config.sat
 
     def _attacked(self, images: ms.Tensor, boxes: ms.Tensor) -> ms.Tensor:
         self.network.set_train(False)

@@ -28,6 +28,12 @@ class ImageRecord:
     classes: np.ndarray
     ignored: np.ndarray
 
+    @classmethod
+    def unlabelled(cls, number: int, path: Path, width: int, height: int) -> "ImageRecord":
+        """A picture of which nothing is known but its size."""
+        none = np.zeros((0, 4), np.float32)
+        return cls(number, path, width, height, none, np.zeros(0, np.int32), none)
+
 
 @dataclass(frozen=True)
 class DetectionSet:

@@ -46,9 +46,10 @@ def open_model(config: Config) -> tuple[Backend, Config]:
     if not path.is_file():
         raise UserError(f"{path}: no such model file")
     if ending == ".ckpt":
-        from src.deploy.network_backend import load_network_backend
+        from src.deploy.network_backend import NetworkBackend, load_trained
 
-        return load_network_backend(config)
+        network, config = load_trained(config, config.pretrained)
+        return NetworkBackend(network, config), config
     if ending == ".onnx":
         run, settings = _open_onnx(path)
     else:

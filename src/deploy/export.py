@@ -11,12 +11,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.checkpoint import load_network
 from src.config import Config
 from src.cspdarknet53 import ComposedMish, Mish
 from src.deploy.backends import ONNX_METADATA
 from src.deploy.fold import fold_batch_norm
-from src.deploy.network_backend import build_network, with_checkpoint_options
+from src.deploy.network_backend import load_trained
 from src.deploy.settings import DECODED, DETECTIONS, RAW, ModelSettings, write_settings
 from src.download import local_file
 from src.errors import UserError
@@ -60,13 +59,13 @@ class ExportedNetwork(nn.Cell):
         return raw32, raw16, raw8
 
 
-def export_settings(config: Config) -> ModelSettings:
-    """What the exported file will take and give.
-
-    Raises:
-        UserError: options that do not go together.
-    """
-    outputs = DECODED if config.keep_detect else RAW
+def check_options(config: Config) -> None:
+    """Refuse what does not go together (UserError), before anything is read."""
+    if config.file_format == "AIR" and config.device_target != "Ascend":
+        raise UserError(
+            f"file_format: AIR is written on Ascend alone, device_target is {config.device_target}; "
+            "choose MINDIR or ONNX"
+        )
     if config.end_to_end:
         for wrong, reason in (
             (config.file_format != "ONNX", "file_format: end_to_end is for ONNX alone"),
@@ -76,7 +75,13 @@ def export_settings(config: Config) -> ModelSettings:
         ):
             if wrong:
                 raise UserError(reason)
-        outputs = DETECTIONS
+    if config.file_format == "ONNX":
+        _need_onnx()
+
+
+def export_settings(config: Config) -> ModelSettings:
+    """What the exported file will take and give."""
+    outputs = DETECTIONS if config.end_to_end else DECODED if config.keep_detect else RAW
     return replace(
         ModelSettings.from_config(config),
         batch_size=config.batch_size,
@@ -94,18 +99,11 @@ def export_model(config: Config) -> Path:
     source = config.ckpt_file or config.pretrained
     if not source:
         raise UserError("ckpt_file: not set; give the checkpoint, --ckpt_file=FILE")
+    check_options(config)
+    target = _target(config)
     source = str(local_file(source, "ckpt_file", config.download_path, (".ckpt",)))
-    config = with_checkpoint_options(config, source)
-    if config.file_format == "AIR" and config.device_target != "Ascend":
-        raise UserError(
-            f"file_format: AIR is written on Ascend alone, device_target is {config.device_target}; "
-            "choose MINDIR or ONNX"
-        )
+    network, config = load_trained(config, source)
     settings = export_settings(config)
-    if config.file_format == "ONNX":
-        _need_onnx()
-    network = build_network(config)
-    get_logger().info("load %s", load_network(network, source))
     if config.fold_batch_norm:
         get_logger().info("%d BatchNorms folded into their convolutions", fold_batch_norm(network))
     if config.file_format == "ONNX":
@@ -116,7 +114,6 @@ def export_model(config: Config) -> Path:
         Normalize(config.image_mean, config.image_std) if config.export_input == "uint8" else None,
     )
     cell.set_train(False)
-    target = _target(config)
     with _whole_file(target) as temporary:
         kind = np.uint8 if config.export_input == "uint8" else np.float32
         example = Tensor(np.zeros((config.batch_size, 3, *settings.input_hw), kind))

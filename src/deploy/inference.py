@@ -4,10 +4,10 @@ import dataclasses
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 
 from src.atomic import atomic_write
+from src.collectives import start_time
 from src.config import Config
 from src.deploy.backends import Backend, open_model
 from src.deploy.merge import MergeOptions
@@ -21,6 +21,7 @@ from src.evaluation.session import postprocess_options
 from src.evaluation.visualize import draw_boxes
 from src.image_io import read_rgb, write_image
 from src.logger import get_logger, progress_bar, setup_logger
+from src.runtime import Runtime
 
 SOME_FAILED = 1  # exit code where pictures are left out
 
@@ -41,7 +42,7 @@ def run_inference(config: Config) -> int:
             f"result_format: {', '.join(sorted(unknown))} is not one of {', '.join(FORMATS)}, geojson"
         )
     paths = list_pictures(config.img_path)
-    folder = Path(config.log_path) / f"{datetime.now():%Y-%m-%d_time_%H_%M_%S}"
+    folder = Path(config.log_path) / start_time(Runtime())
     setup_logger(folder)
     logger = get_logger()
     backend, config = open_model(config)

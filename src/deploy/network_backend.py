@@ -32,13 +32,8 @@ NETWORK_OPTIONS = (
 )
 
 
-def with_checkpoint_options(config: Config, path: str) -> Config:
-    """The options, where they are defaults, as the run had them that wrote a checkpoint of ours.
-
-    Raises:
-        UserError: no readable checkpoint.
-    """
-    _, state = read_checkpoint(path)
+def _with_checkpoint_options(config: Config, path: str, state: dict | None) -> Config:
+    """The options, where they are defaults, as the run had them that wrote a checkpoint of ours."""
     carried = (state or {}).get("options", {})
     if any(config.origins[key] != "default" for key in ("testing_shape", "test_img_shape")):
         carried = {
@@ -92,13 +87,14 @@ class NetworkBackend:
         return [output.asnumpy() for output in self._predict(ms.Tensor(images))]
 
 
-def load_network_backend(config: Config) -> tuple[NetworkBackend, Config]:
-    """The network of the checkpoint `pretrained`, and the options as it completes them.
+def load_trained(config: Config, path: str) -> tuple[YoloV4, Config]:
+    """The network of a checkpoint, and the options as it completes them.
 
     Raises:
         UserError: no readable checkpoint, or weights that do not fit the options.
     """
-    config = with_checkpoint_options(config, config.pretrained)
+    values, state = read_checkpoint(path)
+    config = _with_checkpoint_options(config, path, state)
     network = build_network(config)
-    get_logger().info("load %s", load_network(network, config.pretrained))
-    return NetworkBackend(network, config), config
+    get_logger().info("load %s", load_network(network, path, values=values))
+    return network, config

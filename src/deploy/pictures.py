@@ -6,9 +6,7 @@ from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
-from src.data_loader import EvalBatch, naming_picture, planes_first, prefetch
+from src.data_loader import EvalBatch, eval_batch, naming_picture, prefetch
 from src.errors import UserError
 from src.image_io import read_rgb, read_size
 from src.transforms import eval_resize
@@ -112,21 +110,13 @@ class PictureLoader:
                 image = read_rgb(path)
         except UserError as error:
             return Failure(path, str(error))
-        none = np.zeros((0, 4), np.float32)
         height, width = image.shape[:2]
-        record = ImageRecord(index, path, width, height, none, np.zeros(0, np.int32), none)
-        return record, *self.resize(image, self.input_hw)
+        return ImageRecord.unlabelled(index, path, width, height), *self.resize(image, self.input_hw)
 
     def _collate(self, samples) -> EvalBatch | None:
         self.failures += [sample for sample in samples if isinstance(sample, Failure)]
         samples = [sample for sample in samples if not isinstance(sample, Failure)]
-        if not samples:
-            return None
-        images = np.empty((self.batch_size, 3, *self.input_hw), np.uint8)
-        for row in range(self.batch_size):
-            planes_first(samples[min(row, len(samples) - 1)][1], images[row])
-        records, _, geometry = zip(*samples)
-        return EvalBatch(images, list(records), list(geometry), len(samples))
+        return eval_batch(samples, self.batch_size) if samples else None
 
 
 def split_by_size(paths: list[Path], side: int) -> tuple[list[Path], list[Path], list[Failure]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.data_loader import EvalBatch, planes_first, prefetch
+from src.data_loader import EvalBatch, eval_batch, prefetch
 from src.dota.split import PADDING, tile_starts
 from src.errors import UserError
 from src.transforms import stretch_for_eval
@@ -100,10 +100,10 @@ class SceneTiles:
             self.skipped += len(samples) - len(shown)
             waiting += shown
             if len(waiting) >= self.batch_size:
-                yield self._collate(waiting[: self.batch_size])
+                yield eval_batch(waiting[: self.batch_size], self.batch_size)
                 waiting = waiting[self.batch_size :]
         if waiting:
-            yield self._collate(waiting)
+            yield eval_batch(waiting, self.batch_size)
 
     def _sample(self, tile: SceneTile):
         image = self.raster.read(tile.x, tile.y, tile.width, tile.height)
@@ -115,12 +115,3 @@ class SceneTiles:
             padded[: tile.height, : tile.width] = image
             image = padded
         return tile, *stretch_for_eval(image, self.input_hw)
-
-    def _collate(self, samples) -> EvalBatch:
-        valid = len(samples)
-        samples = samples + [samples[-1]] * (self.batch_size - valid)
-        images = np.empty((self.batch_size, 3, *self.input_hw), np.uint8)
-        for row, (_, image, _) in enumerate(samples):
-            planes_first(image, images[row])
-        tiles, _, geometry = zip(*samples)
-        return EvalBatch(images, list(tiles), list(geometry), valid)

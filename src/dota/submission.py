@@ -4,7 +4,6 @@ A submission is a zip of one `Task2_<class>.txt` a class with lines `<scene> <sc
 <ymax>` in scene pixels (https://captain-whu.github.io/DOTA/tasks.html).
 """
 
-import json
 import re
 import zipfile
 from collections import defaultdict
@@ -20,7 +19,7 @@ from src.dota.labels import read_labels
 from src.errors import UserError
 from src.evaluation.dota_metrics import DotaResult, SceneObjects, evaluate_dota
 from src.evaluation.postprocess import Detections
-from src.yolo_dataset import DetectionSet
+from src.yolo_dataset import DetectionSet, read_annotations
 
 _TILE_NAME = re.compile(r"(?P<scene>.+)__x(?P<x>\d+)__y(?P<y>\d+)")
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: equal content, equal file
@@ -54,8 +53,7 @@ def find_places(dataset: DetectionSet) -> tuple[dict[int, TilePlace], dict[str, 
     """
     entries = {}
     if dataset.ann_file.is_file():
-        document = json.loads(dataset.ann_file.read_text(encoding="utf-8"))
-        entries = {entry["id"]: entry for entry in document["images"]}
+        entries = {entry["id"]: entry for entry in read_annotations(dataset.ann_file)["images"]}
     places, sizes = {}, {}
     for record in dataset.records:
         entry = entries.get(record.id, {})

@@ -166,8 +166,7 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
     dataset = load_validation_set(config)
     logger.info(dataset.describe())
     evaluation = evaluate_set(backend, dataset, config, folder, runtime)
-    # The heading's spelling is the published one: users grep it.
-    logger.info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
+    log_scores(evaluation)
     if runtime.is_master:
         report = Report(folder, f"Evaluation of {Path(config.pretrained).name}", [("validation", dataset)])
         report.add_evaluation(evaluation.result, evaluation.table, dataset)
@@ -177,6 +176,11 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
         write_pictures(evaluation, dataset, folder / "pictures", config.recommend_threshold)
     logger.info("testing cost time %.2fh", (time.perf_counter() - started) / 3600)
     return 0
+
+
+def log_scores(evaluation: Evaluation) -> None:
+    """The metrics under the published heading; its spelling is the published one too: users grep it."""
+    get_logger().info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
 
 
 def write_pictures(evaluation: Evaluation, dataset: DetectionSet, folder: Path, recommended: bool) -> None:

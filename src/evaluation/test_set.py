@@ -16,6 +16,7 @@ from src.evaluation.session import (
     detect_in_set,
     evaluate_set,
     load_validation_set,
+    log_scores,
     postprocess_options,
     start_folder,
 )
@@ -58,12 +59,11 @@ def _from_folder(image_dir: Path, class_names: tuple[str, ...]) -> DetectionSet:
     numbered = all(path.stem.isdecimal() for path in paths) and len(
         {int(path.stem) for path in paths}
     ) == len(paths)
-    none = np.zeros((0, 4), np.float32)
     records = []
     for number, path in enumerate(paths, start=1):
         width, height = read_size(path)
         image_id = int(path.stem) if numbered else number
-        records.append(ImageRecord(image_id, path, width, height, none, np.zeros(0, np.int32), none))
+        records.append(ImageRecord.unlabelled(image_id, path, width, height))
     return DetectionSet(records, class_names, tuple(range(1, len(class_names) + 1)), image_dir)
 
 
@@ -87,7 +87,7 @@ def detect_test_set(config: Config, runtime: Runtime) -> int:
     if any(len(record.boxes) for record in dataset.records):
         evaluation = evaluate_set(backend, dataset, config, folder, runtime, options)
         table = evaluation.table
-        logger.info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
+        log_scores(evaluation)
     else:
         table, _ = detect_in_set(backend, dataset, config, folder, runtime, options)
         logger.info("the test set has no annotations: no AP")

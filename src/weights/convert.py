@@ -112,7 +112,7 @@ def _read_checkpoint(network, source: Path) -> tuple[Conversion, float]:
     values, _ = read_checkpoint(source)
     sources = mindyolo.translate(values)[1]
     whole = any(name.endswith("feature_map.conv1.0.weight") for name in (*values, *sources))
-    report = (load_network if whole else load_backbone)(network, source)
+    report = (load_network if whole else load_backbone)(network, source, values=values)
     result = Conversion(source, notes=list(report.notes))
     parameters = network.parameters_dict()
     for name in report.matched:

@@ -18,12 +18,11 @@ import numpy as np
 from src.anchors import SECOND_PASS_OVERLAP, fit_of
 from src.dataset_findings import Findings
 from src.errors import UserError
-from src.image_io import read_rgb, read_size
+from src.image_io import is_picture, read_rgb, read_size
 from src.transforms import letterbox_geometry, stretch_geometry
 from src.yolo_dataset import annotated_box, check_image, read_annotations
 
 LOW_RECALL = 0.8  # share of the boxes that an anchor fits, below which anchors of one's own are advised
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp"}
 _CHUNK = 1 << 20
 _HUNDREDTHS = (5, 25, 50, 75, 95)
 
@@ -246,7 +245,7 @@ def _find_unlisted(sets: list[CheckedSet], listed: set[Path], findings: Findings
             folders.sort()
             for name in sorted(files):
                 path = Path(place, name)
-                if path.suffix.lower() in _SUFFIXES and path not in listed:
+                if is_picture(path) and path not in listed:
                     findings.add("unlisted_file", str(path))
 
 

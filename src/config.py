@@ -102,7 +102,7 @@ def load_config(
 
     Args:
         argv: command line without the program's name; None takes that of the process.
-        groups: groups of options that `--help` shows; all options are accepted. Empty shows all.
+        groups: groups, or single options, that `--help` shows; all options are accepted. Empty shows all.
         description: what the entry point does, for `--help`.
         aliases: names of this entry point beside `ALIASES`; one that is an option too hides it on the
             command line.
@@ -182,6 +182,7 @@ def _parse_command_line(
 ) -> dict[str, str]:
     """Options given on the command line, as strings, by their real names."""
     parser = argparse.ArgumentParser(
+        usage="%(prog)s [--config_path FILE] [--NAME=VALUE ...]",
         description=description,
         allow_abbrev=False,
         add_help=True,
@@ -202,8 +203,8 @@ def _parse_command_line(
     )
     names = {real: [alias for alias, target in aliases.items() if target == real] for real in defaults}
     for title, options in help_by_group.items():
-        shown = not groups or title in groups
-        group = parser.add_argument_group(title) if shown else parser
+        in_help = set(options) if not groups or title in groups else set(options) & set(groups)
+        group = parser.add_argument_group(title) if in_help else parser
         for key, text in options.items():
             if key in aliases:  # its name means another option in this entry point
                 continue
@@ -214,7 +215,7 @@ def _parse_command_line(
                 dest=key,
                 metavar=_metavar(defaults[key], allowed.get(key)),
                 help=f"{text} [{_shown_default(defaults[key])}]".replace("%", "%%")
-                if shown
+                if key in in_help
                 else argparse.SUPPRESS,
                 **({"nargs": "?", "const": "1"} if flag else {}),
             )

@@ -225,7 +225,7 @@ class Trainer:
                         self._log(meter)
                     if self.step % self.steps_per_epoch == 0:
                         self._record_epoch()
-                    if self._saves_now():
+                    if self.step % self._checkpoint_interval == 0:
                         self._save()
                     if self.step >= last_step or self._is_stopped():
                         break
@@ -357,15 +357,10 @@ class Trainer:
         interval = self.config.ckpt_interval
         return interval if interval > 0 else self.steps_per_epoch
 
-    def _saves_now(self) -> bool:
-        return self.step % self._checkpoint_interval == 0
-
-    def _writes_checkpoints(self) -> bool:
-        return self.runtime.is_master or not self.config.is_save_on_master
-
     def _save(self, path: Path | None = None) -> None:
         """Write a step checkpoint (or the one at `path`) with all that a resumed run needs."""
-        if not self._writes_checkpoints() or self.config.need_profiler:
+        is_writer = self.runtime.is_master or not self.config.is_save_on_master
+        if not is_writer or self.config.need_profiler:
             return
         epoch = math.ceil(self.step / self.steps_per_epoch)
         state = {

@@ -105,7 +105,10 @@ def main() -> None:
         labels = f"--labels={','.join(OWN.values())}"
         long, short = 4 * max(1, args.epochs // 4), max(1, args.epochs // 4)
         add(train("own classes", data, out, long, [labels]))
-        words = [labels, "--transfer_train=1", f"--pretrained_checkpoint={start}", "--warmup_epochs=0"]
+        words = [
+            labels, "--transfer_train=1", "--transfer_boxes=1", f"--pretrained_checkpoint={start}",
+            "--warmup_epochs=0", "--freeze=feature_map.backbone",
+        ]  # fmt: skip
         add(train("finetune", data, out, short, words))
 
 

@@ -19,6 +19,7 @@ from mindspore import nn
 
 from src.errors import UserError, one_line
 from src.weights import mindyolo
+from src.yolo import ANCHORS_A_CELL
 
 STATE_KEY = "train_state"
 UNUSED_BRANCH = ("feature_map.backblock0.conv5.", "feature_map.backblock0.conv6.")
@@ -126,6 +127,7 @@ def load_network(
     path: str | Path,
     *,
     skip: tuple[str, ...] = (),
+    keep_boxes: bool = False,
     average: bool = True,
     values: dict[str, np.ndarray] | None = None,
 ) -> LoadReport:
@@ -135,6 +137,7 @@ def load_network(
         network: cell whose parameter names are the published ones.
         path: checkpoint; names may carry `yolo_network.` in front, or be MindYOLO's.
         skip: names that keep their present values (`checkpoint_filter_list` under `filter_weight`).
+        keep_boxes: of the class layers that are skipped, take the rows of box and objectness all the same.
         average: take the moving averages (`ema.<name>`) where the checkpoint has them.
         values: what `read_checkpoint` gave, where the file has been read already.
 
@@ -161,7 +164,33 @@ def load_network(
         else:
             found[name] = value
     assign(network, found, report, skip=skip)
+    if keep_boxes:
+        _load_box_rows(network, {name.removeprefix("yolo_network."): values[name] for name in values}, report)
     return report
+
+
+def _load_box_rows(network: nn.Cell, values: dict[str, np.ndarray], report: LoadReport) -> None:
+    """Rows of box and objectness of the filtered class layers; those of the classes stay as they are.
+
+    A class layer's rows are, for each of three anchors, x, y, width, height, objectness and the classes.
+    """
+    parameters = _parameters(network)
+    kept = [name for name in report.filtered if name in parameters and _CLASS_LAYER.fullmatch(name)]
+    for name in kept:
+        own, theirs = parameters[name].asnumpy().copy(), values[name]
+        if (
+            len(theirs) % ANCHORS_A_CELL
+            or len(theirs) < 6 * ANCHORS_A_CELL
+            or own.shape[1:] != theirs.shape[1:]
+        ):
+            raise UserError(
+                f"{report.path}: {name} has shape {theirs.shape}, which does not fit {own.shape}; "
+                "transfer_boxes=False leaves it out"
+            )
+        mine = own.reshape(ANCHORS_A_CELL, -1, *own.shape[1:])
+        mine[:, :5] = theirs.reshape(ANCHORS_A_CELL, -1, *own.shape[1:])[:, :5]
+        parameters[name].set_data(ms.Tensor(own, parameters[name].dtype))
+    report.notes.append(f"rows of box and objectness of {len(kept)} filtered layers taken")
 
 
 def load_backbone(

@@ -145,7 +145,10 @@ class Trainer:
         elif config.pretrained_checkpoint:
             skip = tuple(config.checkpoint_filter_list) if config.filter_weight else ()
             path = self._local_file("pretrained_checkpoint")
-            self.logger.info("load %s", load_network(self.network, path, skip=skip))
+            self.logger.info(
+                "load %s",
+                load_network(self.network, path, skip=skip, keep_boxes=bool(skip) and config.transfer_boxes),
+            )
         elif config.pretrained_backbone:
             path = self._local_file("pretrained_backbone")
             self.logger.info("load backbone %s", load_backbone(self.network, path))

@@ -82,6 +82,29 @@ def test_from_sixteen_classes_to_three(tiles, sixteen, tmp_path):
     assert opened.labels == ["ship", "plane", "small buoy"]
 
 
+def test_box_and_objectness_rows_may_be_kept(tiles, sixteen, tmp_path):
+    """Of each anchor's rows the first five come from the checkpoint, the classes' start anew."""
+    theirs = read_checkpoint(sixteen)[0]
+    config = own_config(tiles, tmp_path, recipe(tmp_path, sixteen), "--seed=7", "--transfer_boxes=1")
+    trainer = Trainer(config, Runtime())
+    anew = values_of(Trainer(config.replace(transfer_boxes=False), Runtime()).network)
+    for name, value in values_of(trainer.network).items():
+        if name not in CLASS_LAYERS:
+            assert np.array_equal(value, theirs[name]), name
+            continue
+        for anchor in range(3):
+            rows, their_rows = (
+                value[anchor * 8 : anchor * 8 + 8],
+                theirs[name][anchor * 21 : anchor * 21 + 21],
+            )
+            assert np.array_equal(rows[:5], their_rows[:5]), name
+            assert np.array_equal(rows[5:], anew[name][anchor * 8 + 5 : anchor * 8 + 8]), name
+    assert (
+        "rows of box and objectness of 6 filtered layers taken"
+        in next(trainer.folder.glob("*.log")).read_text()
+    )
+
+
 def test_with_a_frozen_backbone_the_rest_learns(tiles, sixteen, tmp_path):
     theirs = read_checkpoint(sixteen)[0]
     words = ("--freeze=feature_map.backbone", "--max_steps=2")

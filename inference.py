@@ -19,7 +19,7 @@ def main(config: Config) -> int:
 if __name__ == "__main__":
     run_entry_point(
         main,
-        groups=("Run", "Data", "Network", "Evaluation", "Inference", "Scenes"),
+        groups=("Run", "labels", "Network", "Evaluation", "Inference", "Scenes"),
         description=__doc__,
         aliases={"model": "pretrained", "ckpt_path": "pretrained"},
     )

@@ -21,4 +21,11 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    run_entry_point(main, description=__doc__)
+    run_entry_point(
+        main,
+        groups=(
+            "Run", "Data", "Augmentation", "Network", "Loss", "Schedule and optimizer", "Training", "Distributed",
+            "Evaluation", "ModelArts",
+        ),
+        description=__doc__,
+    )  # fmt: skip

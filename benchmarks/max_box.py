@@ -50,6 +50,7 @@ def median_times(runs: dict, steps: int) -> dict:
 
 
 def main() -> None:
+    """Parse the options, measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -17,7 +17,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.errors import UserError
+from src.errors import UserError, one_line
 from src.weights import mindyolo
 from src.yolo import ANCHORS_A_CELL
 
@@ -90,7 +90,7 @@ def save_checkpoint(parameters, path: Path, state: dict | None = None) -> None:
         temporary.replace(path)
     except (OSError, RuntimeError, ValueError) as error:
         temporary.unlink(missing_ok=True)
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(
             f"{path}: the checkpoint could not be written ({reason}); free disk space there or choose "
             "another ckpt_path. Earlier checkpoints are untouched"

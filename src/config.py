@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from src.errors import UserError, reports_mistakes
+from src.errors import UserError, one_line, reports_mistakes
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "default_config.yaml"
 
@@ -102,7 +102,7 @@ def load_config(
 
     Args:
         argv: command line without the program's name; None takes that of the process.
-        groups: groups of options that `--help` shows; all options are accepted. Empty shows all.
+        groups: groups, or single options, that `--help` shows; all options are accepted. Empty shows all.
         description: what the entry point does, for `--help`.
         aliases: names of this entry point beside `ALIASES`; one that is an option too hides it on the
             command line.
@@ -156,7 +156,7 @@ def _read_defaults() -> tuple[dict, dict, dict]:
         with DEFAULT_CONFIG.open(encoding="utf-8") as handle:
             values, help_by_group, allowed = yaml.safe_load_all(handle)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{DEFAULT_CONFIG}: {_one_line(error)}; restore the file") from error
+        raise UserError(f"{DEFAULT_CONFIG}: {one_line(error, 400)}; restore the file") from error
     undocumented = set(values) ^ {key for group in help_by_group.values() for key in group}
     if undocumented:
         raise UserError(f"{DEFAULT_CONFIG}: {sorted(undocumented)} lack a value or a help text")
@@ -171,7 +171,7 @@ def _read_yaml(path: Path) -> dict:
     except OSError as error:
         raise UserError(f"--config_path: cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not valid YAML: {_one_line(error)}") from error
+        raise UserError(f"{path}: not valid YAML: {one_line(error, 400)}") from error
     if not isinstance(document, dict):
         raise UserError(f"{path}: expected 'key: value' lines, found {type(document).__name__}")
     return document
@@ -182,6 +182,7 @@ def _parse_command_line(
 ) -> dict[str, str]:
     """Options given on the command line, as strings, by their real names."""
     parser = argparse.ArgumentParser(
+        usage="%(prog)s [--config_path FILE] [--NAME=VALUE ...]",
         description=description,
         allow_abbrev=False,
         add_help=True,
@@ -202,8 +203,8 @@ def _parse_command_line(
     )
     names = {real: [alias for alias, target in aliases.items() if target == real] for real in defaults}
     for title, options in help_by_group.items():
-        shown = not groups or title in groups
-        group = parser.add_argument_group(title) if shown else parser
+        in_help = set(options) if not groups or title in groups else set(options) & set(groups)
+        group = parser.add_argument_group(title) if in_help else parser
         for key, text in options.items():
             if key in aliases:  # its name means another option in this entry point
                 continue
@@ -214,7 +215,7 @@ def _parse_command_line(
                 dest=key,
                 metavar=_metavar(defaults[key], allowed.get(key)),
                 help=f"{text} [{_shown_default(defaults[key])}]".replace("%", "%%")
-                if shown
+                if key in in_help
                 else argparse.SUPPRESS,
                 **({"nargs": "?", "const": "1"} if flag else {}),
             )
@@ -300,7 +301,7 @@ def _convert_list(key: str, raw: Any, default: list, where: str) -> list:
         try:
             raw = yaml.safe_load(raw if raw.strip().startswith("[") else f"[{raw}]")
         except yaml.YAMLError as error:
-            raise UserError(f"{where}{key}: not a list: {_one_line(error)}") from error
+            raise UserError(f"{where}{key}: not a list: {one_line(error, 400)}") from error
     if not isinstance(raw, list) or not raw:
         raise UserError(f"{where}{key}: expected a list with entries, found {raw!r}")
     like = default[0]
@@ -383,10 +384,6 @@ def _check_combinations(config: Config) -> Config:
     if config.transfer_train and not config.filter_weight:
         changes["filter_weight"] = True
     return config.replace(**changes) if changes else config
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def run_entry_point(main, **kwargs) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from src.atomic import write_json
-from src.errors import UserError
+from src.errors import UserError, one_line
 from src.host_lock import host_lock
 from src.logger import get_logger, progress_bar
 
@@ -384,4 +384,4 @@ def _sha256(path: Path) -> str:
 def _reason(error: Exception) -> str:
     cause = getattr(error, "reason", error)
     text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return " ".join(str(text).split())[:160]
+    return one_line(text, 160)

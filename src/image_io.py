@@ -10,9 +10,15 @@ from PIL import Image
 from src.errors import UserError
 
 MAX_PIXELS = 400_000_000  # a 20,000 x 20,000 scene; more is taken for a decompression bomb
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".tga", ".pcx")
 _PILLOW_FORMATS = ("GIF", "PCX", "TGA")  # decoded by Pillow where OpenCV cannot; GIF only from OpenCV 4.11 on
 _ORIENTATION = 0x0112  # TIFF tag
 _pillow_limit = threading.Lock()  # Pillow's own limit of pixels is a global
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's ending is that of a picture that `read_rgb` may read; hidden files are none."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
 
 
 def read_rgb(

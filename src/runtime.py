@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from src.config import Config
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 # Set by msrun, or by a rank table's launcher, in each process of a distributed job.
 LAUNCHER_VARIABLES = ("MS_ROLE", "RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH", "OMPI_COMM_WORLD_SIZE")
@@ -78,9 +78,8 @@ def setup_runtime(config: Config) -> Runtime:
         else:
             ms.set_device(config.device_target, device_id)
     except (RuntimeError, ValueError, TypeError) as error:
-        first_line = str(error).strip().splitlines()[0]
         raise UserError(
-            f"device_target: no {config.device_target} runtime on this machine ({first_line.split('.')[0]}); "
+            f"device_target: no {config.device_target} runtime on this machine ({first_line(error).split('.')[0]}); "
             "use --device_target CPU, or install MindSpore for that device"
         ) from error
     ms.set_seed(config.seed)
@@ -92,7 +91,7 @@ def setup_runtime(config: Config) -> Runtime:
         communication.init()
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"is_distributed: cannot join the other processes: {str(error).strip().splitlines()[0]}; "
+            f"is_distributed: cannot join the other processes: {first_line(error)}; "
             "start with msrun or scripts/run_distribute_train.sh, or pass --is_distributed=0"
         ) from error
     runtime = Runtime(communication.get_rank(), communication.get_group_size())

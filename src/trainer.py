@@ -3,7 +3,6 @@
 import math
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import mindspore as ms
@@ -31,9 +30,8 @@ from src.logger import progress_bar, setup_logger, step_line
 from src.loss_meter import LossMeter
 from src.network_setup import freeze, recompute_backbone, set_precision
 from src.optimizer import optimizer_slots
-from src.report import history
-from src.report.events import EventFiles
-from src.report.report import Report
+from src.report.history import EpochRow
+from src.report.run_results import RunResults
 from src.runtime import Runtime, can_sink, sunk_steps, used_memory
 from src.stop_request import AgreedStop, StopRequest
 from src.train_setup import (
@@ -93,14 +91,11 @@ class Trainer:
         self.average = MovingAverage(self.network, config.ema_decay) if config.ema_decay else None
         self.step = 0  # steps done, over all epochs
         self.best_map, self.best_epoch = -1.0, 0
-        self.rows: list[history.EpochRow] = []
         self.epoch_meter = LossMeter()
-        self.events = None
-        if config.tensorboard and runtime.is_master:
-            self.events = EventFiles(self.folder / "tensorboard")
         self.evaluated_epoch = 0
+        self.results = self._create_results()
         self._load_start()
-        self.report = self._create_report() if runtime.is_master and not config.need_profiler else None
+        self.results.write_report(is_running=True)
         forward = create_forward(config, self.network)
         self.adversary = SelfAdversary(forward, config.sat_strength)
         self.train_step = create_train_step(
@@ -119,13 +114,17 @@ class Trainer:
         for line in warnings_before(self.loader.dataset, self.validation_set, self.rates, anchors, middle):
             self.logger.warning("%s", line)
 
-    def _create_report(self) -> Report:
+    def _create_results(self) -> RunResults:
         sets = [("training", self.loader.dataset)]
         if self.validation_set is not None:
             sets.append(("validation", self.validation_set))
-        report = Report(self.folder, f"Training {self.folder.name}", sets, self.config.max_epoch)
-        report.write(self.rows, is_running=True)
-        return report
+        return RunResults(
+            self.folder,
+            sets,
+            self.config.max_epoch,
+            is_writer=self.runtime.is_master and not self.config.need_profiler,
+            with_events=self.config.tensorboard,
+        )
 
     def _state_parameters(self) -> list[ms.Parameter]:
         """What a resumed run needs beside the network's own parameters."""
@@ -176,7 +175,9 @@ class Trainer:
         else:
             self.step = state["step"]
         self.best_map, self.best_epoch = state["best_map"], state["best_epoch"]
-        self._resume_history(path, state)
+        self.results.continue_from(path.resolve().parent.parent, self.step // self.steps_per_epoch)
+        if self.runtime.is_master and self.step == state["step"]:
+            self.epoch_meter.restore(state.get("epoch_sums"))
         self.evaluated_epoch = state.get("evaluated_epoch", self.step // self.steps_per_epoch)
         for slot in self._state_parameters():
             if slot.name not in values:
@@ -187,18 +188,6 @@ class Trainer:
             slot.set_data(ms.Tensor(values[slot.name], slot.dtype))
         updates = state.get("updates", self.step) if self.step == state["step"] else self.step
         self.optimizer.global_step.set_data(ms.Tensor([updates], ms.int32))
-
-    def _resume_history(self, path: Path, state: dict) -> None:
-        """The earlier run's rows of the epochs that are done, and its sums of the one that is not."""
-        if not self.runtime.is_master:
-            return
-        earlier = history.read_history(path.resolve().parent.parent / history.FILE_NAME)
-        done = self.step // self.steps_per_epoch
-        self.rows = [row for row in earlier if row.epoch <= done]
-        if self.rows:
-            history.write_history(self.folder / history.FILE_NAME, self.rows)
-        if self.step == state["step"]:
-            self.epoch_meter.restore(state.get("epoch_sums"))
 
     # ---------------------------------------------------------------- the loop
 
@@ -214,7 +203,7 @@ class Trainer:
             last_step = min(last_step, config.max_steps)
         if config.need_profiler:
             last_step = min(last_step, self.step + PROFILED_STEPS)
-        profiler = self._start_profiler() if config.need_profiler else None
+        profiler = ms.Profiler(output_path=str(self.folder / "profiler")) if config.need_profiler else None
         meter, watch = LossMeter(), LossWatch()
         first_step = self.step
         self._make_up_evaluation()
@@ -239,7 +228,7 @@ class Trainer:
                         self._log(meter)
                     if self.step % self.steps_per_epoch == 0:
                         self._record_epoch()
-                    if self._saves_now():
+                    if self.step % self._checkpoint_interval == 0:
                         self._save()
                     if self.step >= last_step or self._is_stopped():
                         break
@@ -249,16 +238,15 @@ class Trainer:
                     self._evaluate(epoch + 1)
                     meter.restart_clock()
                 if self.step % self.steps_per_epoch == 0:
-                    if self.report and self.step < last_step:
-                        self.report.write(self.rows, is_running=True)
+                    if self.step < last_step:
+                        self.results.write_report(is_running=True)
                     self.epoch_meter.restart_clock()
         if self.step % self._checkpoint_interval and self.step > first_step and not config.need_profiler:
             self._save()
-        if self.report:
-            self.report.write(self.rows)
-            self.logger.info("report: %s", self.report.path)
-        if self.events:
-            self.events.close()
+        self.results.write_report()
+        if self.results.report:
+            self.logger.info("report: %s", self.results.report.path)
+        self.results.close()
         if profiler:
             profiler.analyse()
             self.logger.info("profile of %d steps in %s", PROFILED_STEPS, self.folder / "profiler")
@@ -339,10 +327,9 @@ class Trainer:
         return steps * self.config.per_batch_size * self.runtime.group_size
 
     def _record_epoch(self) -> None:
-        """A row in `results.csv` of the epoch that has just ended; an evaluation completes it."""
+        """Hand the means of the epoch that has just ended to the results."""
         loss, (box, objectness, class_loss), steps, seconds = self.epoch_meter.take()
-        speed = self._pictures(steps) / seconds
-        row = history.EpochRow(
+        row = EpochRow(
             epoch=self.step // self.steps_per_epoch,
             step=self.step,
             loss=loss,
@@ -352,25 +339,14 @@ class Trainer:
             lr=float(self.rates[self.step - 1]),
             ap=math.nan,
             ap50=math.nan,
-            pictures_per_second=speed,
+            pictures_per_second=self._pictures(steps) / seconds,
             seconds=seconds,
         )
-        self._write_row(row)
-        if self.events:
-            losses = {"total": loss, "box": row.box, "objectness": row.objectness, "class": row.class_loss}
-            scalars = {f"loss/{name}": value for name, value in losses.items()}
-            self.events.add(self.step, {**scalars, "train/lr": row.lr, "train/pictures_per_second": speed})
-
-    def _write_row(self, row: history.EpochRow) -> None:
-        if not self.runtime.is_master or self.config.need_profiler:
-            return
-        self.rows = history.with_row(self.rows, row)
-        history.write_history(self.folder / history.FILE_NAME, self.rows)
+        self.results.add_epoch(row)
 
     def _stop_on_bad_loss(self, loss: float, batch) -> None:
         names = ", ".join(str(path) for path in batch.paths)
-        if self.report:
-            self.report.write(self.rows)
+        self.results.write_report()
         raise UserError(
             f"the loss is {loss} at epoch {self.step // self.steps_per_epoch + 1}, step {self.step + 1}, "
             f"pictures: {names}; nothing was saved after the last checkpoint. Lower lr, raise warmup_epochs, "
@@ -384,15 +360,10 @@ class Trainer:
         interval = self.config.ckpt_interval
         return interval if interval > 0 else self.steps_per_epoch
 
-    def _saves_now(self) -> bool:
-        return self.step % self._checkpoint_interval == 0
-
-    def _writes_checkpoints(self) -> bool:
-        return self.runtime.is_master or not self.config.is_save_on_master
-
     def _save(self, path: Path | None = None) -> None:
         """Write a step checkpoint (or the one at `path`) with all that a resumed run needs."""
-        if not self._writes_checkpoints() or self.config.need_profiler:
+        is_writer = self.runtime.is_master or not self.config.is_save_on_master
+        if not is_writer or self.config.need_profiler:
             return
         epoch = math.ceil(self.step / self.steps_per_epoch)
         state = {
@@ -440,13 +411,7 @@ class Trainer:
         self.train_step.set_train()
         self.evaluated_epoch = epoch
         self.logger.info("epoch: %d, mAP:\n%s", epoch, result.report())
-        ap, ap50 = (value if value >= 0 else math.nan for value in result.stats[:2])
-        if self.events:
-            self.events.add(self.step, {"validation/ap": ap, "validation/ap50": ap50})
-        if self.report:
-            row = next(row for row in self.rows if row.epoch == epoch)
-            self._write_row(replace(row, ap=ap, ap50=ap50))
-            self.report.add_evaluation(result, evaluation.table, self.validation_set, epoch)
+        self.results.add_evaluation(self.step, epoch, evaluation, self.validation_set)
         if result.mean_ap < self.best_map:
             return
         self.best_map, self.best_epoch = result.mean_ap, epoch
@@ -455,9 +420,6 @@ class Trainer:
             path = self.checkpoint_folder / "best_map.ckpt"
             self._save(path)
             self.logger.info("update best checkpoint at: %s", path)
-
-    def _start_profiler(self):
-        return ms.Profiler(output_path=str(self.folder / "profiler"))
 
 
 def train(config: Config, runtime: Runtime, stop: StopRequest) -> int:

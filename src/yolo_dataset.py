@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import UserError
+from src.errors import UserError, one_line
 
 # Results are tables of numpy integers (image_id int64, category_id int32; a class that the file lacks gets
 # an id above its largest), so larger ones are refused here and not cut there.
@@ -177,7 +177,7 @@ def read_annotations(ann_file: Path) -> dict:
     except OSError as error:
         raise UserError(f"{ann_file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{ann_file}: no valid JSON ({' '.join(str(error).split())[:120]})") from error
+        raise UserError(f"{ann_file}: no valid JSON ({one_line(error, 120)})") from error
     if not isinstance(document, dict):
         raise UserError(f"{ann_file}: not a COCO annotation file: a {type(document).__name__}, not an object")
     document.setdefault("annotations", [])  # a test set has none

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from src.dataset_check import KINDS, Findings, check_set
+from src.dataset_check import check_set
+from src.dataset_findings import KINDS, Findings
 from src.errors import UserError
 from src.yolo_dataset import load_detection_set
 from tests.tiny import NAMES, write_tiles

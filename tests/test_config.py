@@ -1,5 +1,6 @@
 """Options: precedence, types, aliases and the one-line errors."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -179,3 +180,41 @@ def test_entry_point_prints_one_line_and_exits_2():
     )
     assert done.returncode == 2
     assert done.stderr == "error: --maxepoch: unknown option; did you mean max_epoch?\n"
+
+
+HELP = {  # entry point: a group that its help shows, and one that is another's
+    "train": ("Augmentation", "Export"),
+    "eval": ("Evaluation", "Augmentation"),
+    "test": ("Test", "Training"),
+    "export": ("Export", "Scenes"),
+    "inference": ("Scenes", "ModelArts"),
+}
+
+
+@pytest.mark.parametrize("name", HELP)
+def test_help_is_grouped_short_and_says_defaults(name):
+    done = subprocess.run(
+        [sys.executable, f"{name}.py", "--help"], cwd=DEFAULT_CONFIG.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("usage: ") and lines[1] == ""
+    assert f"{HELP[name][0]}:" in lines and f"{HELP[name][1]}:" not in lines
+    assert max(map(len, lines)) <= 110
+    defaults = next(yaml.safe_load_all(DEFAULT_CONFIG.read_text()))
+    entries = re.split(r"\n(?=  --)", done.stdout.split("Run:\n")[1])
+    shown = [re.match(r"  --(\w+)", entry) for entry in entries]
+    assert 25 < sum(map(bool, shown)) < len(defaults)
+    for match, entry in zip(shown, entries):
+        assert match is None or re.search(r"\[.*\]$", entry.split("\n\n")[0].strip(), re.DOTALL), entry
+
+
+@pytest.mark.parametrize(
+    "tool", sorted(DEFAULT_CONFIG.parent.glob("utils/**/[a-z]*.py")), ids=lambda path: path.stem
+)
+def test_help_of_each_tool(tool):
+    done = subprocess.run([sys.executable, str(tool), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "None" not in done.stdout, "a default that is none"
+    for entry in re.findall(r"\n  --\w+ .*(?:\n {8,}.*)*", done.stdout):
+        assert len(entry.split()) > 2, f"an option without a help text: {entry}"

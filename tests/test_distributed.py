@@ -36,6 +36,19 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def run_with_path(command: list) -> subprocess.CompletedProcess:
+    """Run words with this Python's folder in front of the path, where msrun looks for `python`."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+        env={**os.environ, "PATH": path},
+    )
+
+
 def run_worker(workers: int, mode: str, out: Path, tiles: Path, *words: str) -> list[np.lib.npyio.NpzFile]:
     """What each rank wrote."""
     script = [
@@ -53,15 +66,7 @@ def run_worker(workers: int, mode: str, out: Path, tiles: Path, *words: str) -> 
             f"--master_port={free_port()}", f"--log_dir={out / 'logs'}", "--join=True",
             *script, "--is_distributed=1", *words,
         ]  # fmt: skip
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=400,
-        env={**os.environ, "PATH": path},
-    )
+    done = run_with_path(command)
     logs = "\n".join(file.read_text()[-1500:] for file in out.glob("logs/worker_*.log"))
     assert done.returncode == 0, done.stderr[-1500:] + logs
     return [np.load(out / f"rank{rank}.npz") for rank in range(workers)]
@@ -160,15 +165,7 @@ def test_the_msrun_form_of_the_other_system(tiles, tmp_path):
         "--is_parallel", "True", "--epochs", "2", *OPTIONS[2:7], "--per_batch_size=2", "--log_interval=1",
         f"--data_dir={tiles}", f"--ckpt_path={tmp_path / 'out'}",
     ]  # fmt: skip
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=400,
-        env={**os.environ, "PATH": path},
-    )
+    done = run_with_path(command)
     log = (tmp_path / "yolov4_log" / "worker_0.log").read_text()
     assert done.returncode == 0, done.stderr[-1500:] + log[-1500:]
     assert len(re.findall(r"iter\[\d+\]", log)) == 10

@@ -15,7 +15,8 @@ import numpy as np
 
 from src.atomic import write_json
 from src.config import Config, load_config
-from src.dataset_check import Findings, check_boxes, check_pictures, check_set, report
+from src.dataset_check import check_boxes, check_pictures, check_set
+from src.dataset_findings import Findings, report
 from src.errors import reports_mistakes
 from src.logger import progress_bar
 from src.yolo_dataset import resolve_set

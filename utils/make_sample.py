@@ -55,7 +55,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder of the sample")
+    parser.add_argument(
+        "--out", type=Path, required=True, default=argparse.SUPPRESS, help="folder of the sample"
+    )
     parser.add_argument("--train_scenes", type=int, default=48, help="scenes to train on")
     parser.add_argument("--val_scenes", type=int, default=12, help="held-out scenes")
     parser.add_argument("--size", type=int, default=1080, help="side of a scene in pixels")

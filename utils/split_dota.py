@@ -18,9 +18,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--src", type=Path, required=True, help="folder with images/ and labelTxt/")
     parser.add_argument(
-        "--out", type=Path, required=True, help="data set that gets {split}/ and annotations/"
+        "--src", type=Path, required=True, default=argparse.SUPPRESS, help="folder with images/ and labelTxt/"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        default=argparse.SUPPRESS,
+        help="data set that gets {split}/ and annotations/",
     )
     parser.add_argument("--split", default="train", help="train, val or test")
     parser.add_argument("--version", choices=CLASSES, default="1.5", help="DOTA version of the class names")

@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 
 from src.errors import UserError
+from src.image_io import is_picture
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".tga", ".pcx")
 DEFAULT_VAL_SHARE = 0.2
 SPLITS = ("train", "val")  # as the written data set names them
 _SHOWN = 3
@@ -97,11 +97,6 @@ def split_by_share(items: Sequence[T], options: ReadOptions, src: Path) -> dict[
         "train": [item for number, item in enumerate(items) if number not in held_out],
         "val": [item for number, item in enumerate(items) if number in held_out],
     }
-
-
-def is_picture(path: Path) -> bool:
-    """Whether a file's ending is that of a picture."""
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
 
 
 def pictures_below(folder: Path) -> list[Path]:

@@ -15,14 +15,13 @@ from src.converters.labelled import (
     LabelledPicture,
     LabelledSet,
     ReadOptions,
-    is_picture,
     read_lines,
     refuse_missing,
     split_by_share,
     without_repeats,
 )
 from src.errors import UserError
-from src.image_io import read_size
+from src.image_io import is_picture, read_size
 from src.logger import progress_bar
 
 _KEYS = ("xmin", "ymin", "xmax", "ymax")

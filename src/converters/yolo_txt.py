@@ -18,15 +18,14 @@ from src.converters.labelled import (
     LabelledPicture,
     LabelledSet,
     ReadOptions,
-    is_picture,
     pictures_below,
     read_lines,
     refuse_missing,
     split_by_share,
     without_repeats,
 )
-from src.errors import UserError
-from src.image_io import read_size
+from src.errors import UserError, one_line
+from src.image_io import is_picture, read_size
 from src.logger import progress_bar
 
 _DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -197,7 +196,7 @@ def _data_yaml(src: Path, options: ReadOptions) -> tuple[dict, Path | None]:
         try:
             document = yaml.safe_load("\n".join(read_lines(path)))
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())[:120]}") from error
+            raise UserError(f"{path}: not valid YAML: {one_line(error, 120)}") from error
         if not isinstance(document, dict):
             raise UserError(f"{path}: expected `names:` and other keys, found {type(document).__name__}")
         return document, path

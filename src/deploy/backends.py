@@ -16,7 +16,7 @@ import numpy as np
 from src.config import Config
 from src.deploy.settings import DETECTIONS, ModelSettings, read_settings
 from src.download import ending_of, local_file
-from src.errors import UserError
+from src.errors import UserError, first_line
 
 ENDINGS = (".ckpt", ".mindir", ".onnx")
 ONNX_METADATA = "yolov4_settings"
@@ -100,7 +100,7 @@ class ExportedModel:
         except Exception as error:  # each runtime has its own kinds
             shape = "x".join(map(str, batch.shape))
             raise UserError(
-                f"{self.path}: does not run on {batch.dtype} input {shape} ({_first_line(error)}); give the "
+                f"{self.path}: does not run on {batch.dtype} input {shape} ({first_line(error)}); give the "
                 "--testing_shape and --batch_size that it was exported with"
             ) from error
         if self.settings.outputs == DETECTIONS:
@@ -159,7 +159,7 @@ def _open_onnx(path: Path) -> tuple[Callable, ModelSettings | None]:
         session = runtime.InferenceSession(str(path), providers=runtime.get_available_providers())
     except Exception as error:  # ONNX Runtime's own kinds, by what is damaged
         raise UserError(
-            f"{path}: not a readable ONNX model ({_first_line(error)}); export it again"
+            f"{path}: not a readable ONNX model ({first_line(error)}); export it again"
         ) from error
     text = session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
     settings = ModelSettings.from_yaml(text, path) if text else read_settings(path)
@@ -185,7 +185,7 @@ def _open_mindir(path: Path, config: Config, settings: ModelSettings | None) -> 
     try:
         cell = nn.GraphCell(ms.load(str(path)))
     except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError: by what is damaged
-        raise UserError(f"{path}: not a readable MINDIR ({_first_line(error)}); export it again") from error
+        raise UserError(f"{path}: not a readable MINDIR ({first_line(error)}); export it again") from error
 
     def run(batch: np.ndarray) -> list[np.ndarray]:
         outputs = cell(ms.Tensor(batch))
@@ -206,7 +206,7 @@ def _open_lite(path: Path, config: Config) -> Callable:
     try:
         model.build_from_file(str(path), lite.ModelType.MINDIR, context)
     except Exception as error:
-        raise UserError(f"{path}: MindSpore Lite cannot build it ({_first_line(error)})") from error
+        raise UserError(f"{path}: MindSpore Lite cannot build it ({first_line(error)})") from error
 
     def run(batch: np.ndarray) -> list[np.ndarray]:
         inputs = model.get_inputs()
@@ -220,7 +220,3 @@ def _import(name: str, remedy: str):
     if importlib.util.find_spec(name) is None:
         raise UserError(f"{name} is not installed; {remedy}")
     return importlib.import_module(name)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -18,7 +18,7 @@ from src.deploy.fold import fold_batch_norm
 from src.deploy.network_backend import load_trained
 from src.deploy.settings import DECODED, DETECTIONS, RAW, ModelSettings, write_settings
 from src.download import local_file
-from src.errors import UserError
+from src.errors import UserError, one_line
 from src.logger import get_logger
 from src.yolo import Normalize, YoloDecoder
 
@@ -152,7 +152,7 @@ def _whole_file(target: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(target)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(
             f"{target}: the export failed ({reason}); free disk space there, or choose another file_name or file_format"
         ) from error

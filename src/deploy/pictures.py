@@ -8,12 +8,12 @@ from pathlib import Path
 
 from src.data_loader import EvalBatch, eval_batch, naming_picture, prefetch
 from src.errors import UserError
-from src.image_io import read_rgb, read_size
+from src.image_io import PICTURE_SUFFIXES, read_rgb, read_size
 from src.transforms import eval_resize
 from src.yolo_dataset import ImageRecord
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # read by rasterio, with map coordinates
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", *RASTER_SUFFIXES)
+_SUFFIXES = tuple(dict.fromkeys((*PICTURE_SUFFIXES, *RASTER_SUFFIXES)))
 
 
 def list_pictures(img_path: str) -> list[Path]:
@@ -30,9 +30,9 @@ def list_pictures(img_path: str) -> list[Path]:
         raise UserError("img_path: not set; give a picture, a folder, a pattern or a .txt list")
     path = Path(img_path)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
         if not found:
-            raise UserError(f"img_path: no pictures ({', '.join(PICTURE_SUFFIXES)}) in {path}")
+            raise UserError(f"img_path: no pictures ({', '.join(_SUFFIXES)}) in {path}")
         return found
     if path.suffix.lower() == ".txt" and path.is_file():
         return _read_list(path)

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 
 from src.errors import UserError
-from src.image_io import read_rgb
+from src.image_io import PICTURE_SUFFIXES, read_rgb
 
-_PLAIN_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+_PLAIN_SUFFIXES = tuple(suffix for suffix in PICTURE_SUFFIXES if not suffix.startswith(".tif"))
 _CACHE_BYTES = 256 << 20  # of decoded blocks in GDAL, for rows of tiles that overlap
 _SAMPLE_PIXELS = 4_000_000  # of which percentiles are taken
 _SAMPLE_SIDE = 64

@@ -13,10 +13,9 @@ import numpy as np
 from src.atomic import write_json
 from src.dota.labels import DotaObject, read_labels
 from src.errors import UserError
-from src.image_io import read_rgb, write_image
+from src.image_io import PICTURE_SUFFIXES, is_picture, read_rgb, write_image
 from src.logger import progress_bar
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 PADDING = 128  # grey around a scene that is smaller than a tile
 
 
@@ -148,9 +147,9 @@ def find_scenes(src: Path, need_labels: bool = True) -> list[tuple[Path, Path | 
     image_dir, label_dir = src / "images", src / "labelTxt"
     if not image_dir.is_dir():
         raise UserError(f"--src: {image_dir} is no folder; expected images/ and labelTxt/ in {src}")
-    scenes = sorted(path for path in image_dir.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    scenes = sorted(path for path in image_dir.iterdir() if is_picture(path))
     if not scenes:
-        raise UserError(f"--src: no pictures ({', '.join(IMAGE_SUFFIXES)}) in {image_dir}")
+        raise UserError(f"--src: no pictures ({', '.join(PICTURE_SUFFIXES)}) in {image_dir}")
     if not need_labels:
         return [(scene, None) for scene in scenes]
     pairs = [(scene, label_dir / f"{scene.stem}.txt") for scene in scenes]

@@ -20,12 +20,10 @@ from src.evaluation.session import (
     postprocess_options,
     start_folder,
 )
-from src.image_io import read_size
+from src.image_io import PICTURE_SUFFIXES, is_picture, read_size
 from src.logger import get_logger
 from src.runtime import Runtime
 from src.yolo_dataset import DetectionSet, ImageRecord, load_detection_set, resolve_set
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 
 def load_test_set(config: Config) -> tuple[DetectionSet, bool]:
@@ -53,9 +51,9 @@ def load_test_set(config: Config) -> tuple[DetectionSet, bool]:
 
 
 def _from_folder(image_dir: Path, class_names: tuple[str, ...]) -> DetectionSet:
-    paths = sorted(path for path in image_dir.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in image_dir.rglob("*") if is_picture(path))
     if not paths:
-        raise UserError(f"data_dir: no pictures ({', '.join(IMAGE_SUFFIXES)}) in {image_dir}")
+        raise UserError(f"data_dir: no pictures ({', '.join(PICTURE_SUFFIXES)}) in {image_dir}")
     numbered = all(path.stem.isdecimal() for path in paths) and len(
         {int(path.stem) for path in paths}
     ) == len(paths)

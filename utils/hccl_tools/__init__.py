@@ -1,0 +1,1 @@
+"""Rank tables of Ascend servers: made, merged, and read by the start script."""

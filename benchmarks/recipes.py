@@ -24,7 +24,7 @@ RECIPES = {
     "ema": ["--ema_decay=0.99"],
     "ciou": ["--box_loss=ciou"],
     "sat": ["--sat=0.1"],
-    "drop_block": ["--drop_block=0.05", "--drop_block_size=3"],
+    "drop_block": ["--drop_block=0.02", "--drop_block_size=3"],
 }
 
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Module: its tests, the quickest first.
 TARGETS = {
     "src/lr_scheduler.py": ["tests/test_lr_scheduler.py"],
-    "src/evaluation/coco_metrics.py": ["tests/test_coco_metrics.py"],
+    "src/evaluation/coco_metrics.py": ["tests/test_coco_metrics.py", "tests/test_analysis.py"],
     "src/evaluation/matching.py": ["tests/test_coco_metrics.py", "tests/test_dota_metrics.py"],
     "src/evaluation/dota_metrics.py": ["tests/test_dota_metrics.py"],
     "src/evaluation/postprocess.py": ["tests/test_postprocess.py"],

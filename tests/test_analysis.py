@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +155,8 @@ def test_size_buckets_equal_pycocotools_with_these_ranges(tmp_path, seed):
     ann_file, table = random_case(tmp_path, seed)
     write_coco_json(tmp_path / "found.json", table)
     result = evaluate_coco(ann_file, table, NAMES, IDS, max_detections=150)
+    sides = [0, 8, 16, 32, 64, 128, 1e5]
+    assert list(SIZE_BUCKETS.values()) == [(low**2, high**2) for low, high in pairwise(sides)]
     assert [entry.name for entry in result.sizes] == list(SIZE_BUCKETS)
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(ann_file))

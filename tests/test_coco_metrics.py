@@ -153,7 +153,20 @@ def test_known_average_precision(tmp_path):
     # Thresholds 0.9, 0.8, 0.7 give F1 2/4, 2/5 and 4/6.
     assert result.classes[0].best_f1 == pytest.approx(4 / 6)
     assert result.classes[0].best_threshold == pytest.approx(0.7)
-    assert result.classes[1].ap == -1 and "ship" in result.table() and "no ground truth" in result.table()
+    assert result.classes[1].ap == -1
+    assert re.search(r"^ship +0  no ground truth: not in the mean$", result.table(), re.MULTILINE)
+
+
+def test_without_an_area_the_box_gives_it(tmp_path):
+    """COCO's bounds of small and large are 32 x 32 and 96 x 96 pixels: 20 x 40 is small, 30 x 50 is not."""
+    boxes = [(1, 1, 10, 10, 20, 40), (1, 1, 100, 10, 30, 50)]
+    ann_file = ground_truth(tmp_path / "gt.json", boxes)
+    document = json.loads(ann_file.read_text())
+    for annotation in document["annotations"]:
+        del annotation["area"]
+    ann_file.write_text(json.dumps(document))
+    stats = evaluate_coco(ann_file, detections([(*boxes[0], 0.9)]), NAMES, IDS).stats
+    assert stats[3:6] == pytest.approx((1, 0, -1))
 
 
 def test_perfect_and_empty_detections(tmp_path):

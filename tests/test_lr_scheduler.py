@@ -50,6 +50,14 @@ def test_exponential_steps_down_at_its_epochs():
     np.testing.assert_allclose(rates, [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01], rtol=1e-6)
 
 
+def test_exponential_passes_over_a_mark_within_the_warm_up():
+    """Five epochs of two steps, warm-up over the first two; gamma is 0.1 where nothing is said."""
+    rates = learning_rates(
+        "exponential", lr=1.0, steps_per_epoch=2, max_epoch=5, warmup_epochs=2, lr_epochs=[1, 4]
+    )
+    np.testing.assert_allclose(rates, [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 0.1, 0.1], rtol=1e-6)
+
+
 @given(
     steps=st.integers(1, 9),
     epochs=st.integers(1, 40),

@@ -37,6 +37,15 @@ def test_published_detections(fixtures):
     np.testing.assert_allclose(ours[:, 2:6], theirs[:, 2:6], atol=1e-3)
 
 
+@pytest.mark.parametrize(("published_overlap", "kept"), [(False, 2), (True, 1)])
+def test_the_published_overlap_counts_one_pixel_more(published_overlap, kept):
+    """Boxes of 4 x 4 pixels, one pixel apart: IoU 12 / 20 = 0.6, with a pixel more on each side 20 / 30."""
+    predictions = np.zeros((1, 1, 3, 6), np.float32)
+    predictions[0, 0, :2] = [[0.12, 0.12, 0.04, 0.04, 0.9, 1], [0.13, 0.12, 0.04, 0.04, 0.8, 1]]
+    options = PostprocessOptions(nms_type="iou", nms_threshold=0.63, published_overlap=published_overlap)
+    assert len(postprocess([predictions], (100, 100), options)) == kept
+
+
 def naive_suppress(boxes, scores, classes, threshold, diou):
     """The definition, one pair at a time."""
     kept = []

@@ -19,5 +19,7 @@ def main(config: Config) -> int:
 
 if __name__ == "__main__":
     run_entry_point(
-        main, groups=("Run", "Data", "Network", "Evaluation", "mindir_runtime", "ModelArts"), description=__doc__
+        main,
+        groups=("Run", "Data", "Network", "Evaluation", "mindir_runtime", "ModelArts"),
+        description=__doc__,
     )

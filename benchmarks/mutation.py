@@ -5,7 +5,8 @@
 
 cosmic-ray makes the mutants (another operator, comparison, number or condition) and runs a module's tests on each in
 a clone of the last commit. Mutations that any run would notice (a shift or bit operator among floats) and those that
-change no behaviour (an annotation, a decorator, a slice's `None`) are left out, so that they do not flatter the score.
+change no result (an annotation, a decorator, how much is done at once) are left out, so that they do not blur the
+score.
 Of the rest a random sample is taken, by seed. The table and the survivors' diffs are printed and written to
 FOLDER/mutation.json.
 """
@@ -33,6 +34,7 @@ TARGETS = {
     "src/targets.py": ["tests/test_targets.py"],
     "src/loss.py": ["tests/test_loss.py"],
 }
+PIECES = ("_ELEMENTS_AT_ONCE", "MASK_PIECE")  # how much is done at once: speed and memory alone
 CONFIG = """\
 [cosmic-ray]
 module-path = "{module}"
@@ -49,11 +51,14 @@ LEFT_OUT = re.compile(
 )
 
 
-def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Start and end (row, column) of every annotation of a module: a mutant there changes no behaviour."""
+def without_behaviour(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Start and end (row, column) of annotations, decorators and sizes of pieces: a mutant there changes no result."""
     found = []
     for node in ast.walk(ast.parse(source)):
         places = [getattr(node, "annotation", None), getattr(node, "returns", None)]
+        places += getattr(node, "decorator_list", [])
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in PIECES:
+            places.append(node.value)
         found += [
             ((place.lineno, place.col_offset), (place.end_lineno, place.end_col_offset))
             for place in places
@@ -64,7 +69,7 @@ def annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 def choose(session: Path, source: str, sample: int, seed: int) -> int:
     """Leave a sample of a session's mutants to be run; the number of those that it was taken from."""
-    skipped = annotations(source)
+    skipped = without_behaviour(source)
     with sqlite3.connect(session) as database:
         rows = database.execute(
             "select job_id, operator_name, start_pos_row, start_pos_col from mutation_specs order by"

@@ -176,6 +176,7 @@ def test_perfect_and_empty_detections(tmp_path):
     assert evaluate_coco(ann_file, perfect, NAMES, IDS).stats[:3] == pytest.approx((1, 1, 1))
     nothing = evaluate_coco(ann_file, detections([]), NAMES, IDS)
     assert nothing.stats[0] == 0 and nothing.ap50_all == 0
+    assert nothing.classes[0].recall == 0 and nothing.classes[0].best_f1 == 0
 
 
 def test_crowded_pictures_have_a_line_of_their_own(tmp_path):
@@ -224,6 +225,16 @@ def test_best_threshold_does_not_part_equal_scores(tmp_path):
         assert evaluate_coco(ann_file, detections(found), NAMES, IDS).classes[0].best_f1 == pytest.approx(
             2 / 3
         )
+
+
+def test_best_threshold_parts_only_scores_that_differ(tmp_path):
+    """Right at 0.9, right and wrong at 0.5: 2/3 at 0.9, 4/5 at 0.5. The second overlaps by 13/25, enough at 0.5."""
+    ann_file = ground_truth(tmp_path / "gt.json", [(1, 1, 10, 10, 50, 50), (1, 1, 200, 10, 50, 50)])
+    rows = [(1, 1, 10, 10, 50, 50, 0.9), (1, 1, 200, 10, 26, 50, 0.5), (1, 1, 400, 10, 50, 50, 0.5)]
+    for found in (rows, rows[::-1]):
+        result = evaluate_coco(ann_file, detections(found), NAMES, IDS).classes[0]
+        assert result.best_f1 == pytest.approx(4 / 5)
+        assert result.best_threshold == pytest.approx(0.5)
 
 
 def test_memory_is_a_few_bytes_a_detection(tmp_path):

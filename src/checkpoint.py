@@ -7,9 +7,11 @@ does not, and a load says so when it meets them. A MindYOLO checkpoint loads as 
 
 import difflib
 import json
+import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from src.errors import UserError
 from src.weights import mindyolo
 
 STATE_KEY = "train_state"
+_CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 17  # mark and 10 bytes
 UNUSED_BRANCH = ("feature_map.backblock0.conv5.", "feature_map.backblock0.conv6.")
 # Momentum keeps its velocity under `moments.<name>` in the model zoo and `momentum`-like names elsewhere.
 OPTIMIZER_PREFIXES = ("moments.", "moment1.", "moment2.", "accum.", "stat.", "ema.", "amp_", "ema_")
@@ -69,31 +72,50 @@ class LoadReport:
 def save_checkpoint(parameters, path: Path, state: dict | None = None) -> None:
     """Write parameters (a cell, or a list of parameters) so that `path` is whole or is not there.
 
-    The file is written beside its place, synced and renamed. `state` travels in it as JSON.
+    The file is written beside its place, synced and renamed. `state` travels in it as JSON, and MindSpore's
+    CRC-32 of it all stands at its end.
 
     Raises:
         UserError: the disk is full or the folder cannot be written to.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.writing.ckpt")
+    unfinished = temporary.with_suffix(".tmp")  # MindSpore's own name while it writes; it stays after a failure
     if not isinstance(parameters, nn.Cell):
         parameters = [{"name": parameter.name, "data": parameter} for parameter in parameters]
     append = {STATE_KEY: json.dumps(state)} if state is not None else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
-        ms.save_checkpoint(parameters, str(temporary), append_dict=append)
+        with _without_mindspores_log():
+            ms.save_checkpoint(parameters, str(temporary), append_dict=append, crc_check=True)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
     except (OSError, RuntimeError, ValueError) as error:
-        temporary.unlink(missing_ok=True)
+        for file in (temporary, unfinished):
+            file.unlink(missing_ok=True)
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path}: the checkpoint could not be written ({reason}); free disk space there or choose "
             "another ckpt_path. Earlier checkpoints are untouched"
         ) from error
+
+
+@contextmanager
+def _without_mindspores_log() -> Iterator[None]:
+    """Without what MindSpore's Python side logs of an error that it raises too: the user gets one line, ours."""
+    log = logging.getLogger(f"ME.mindspore.log.{os.getpid()}")
+    log.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        log.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | None]:
@@ -106,7 +128,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | Non
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
-        loaded = ms.load_checkpoint(str(path))
+        with _without_mindspores_log():
+            loaded = ms.load_checkpoint(str(path), crc_check=_has_checksum(path))
     except (ValueError, RuntimeError, TypeError, OSError, KeyError) as error:
         raise UserError(
             f"{path}: not a readable MindSpore checkpoint (truncated or another format); copy it again or "
@@ -119,6 +142,13 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | Non
     except ValueError as error:
         raise UserError(f"{path}: its training state is damaged; use it as pretrained_checkpoint") from error
     return values, state
+
+
+def _has_checksum(path: Path) -> bool:
+    """Whether MindSpore's checksum stands at the end of a checkpoint; published ones have none."""
+    with path.open("rb") as handle:
+        handle.seek(max(0, path.stat().st_size - _CHECKSUM_BYTES))
+        return handle.read().startswith(_CHECKSUM_MARK)
 
 
 def load_network(

@@ -1,16 +1,36 @@
 """The one exception for mistakes that a user can mend: entry points print its line and exit with 2."""
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
+
+
+# What a disk or a folder refuses; no writer foresees it at every call that makes a file or folder.
+_REFUSALS = {
+    errno.ENOSPC: "free disk space there",
+    errno.EDQUOT: "free disk space there",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "choose a place that can be read and written",
+}
 
 
 class UserError(Exception):
     """Bad input or options. The message is one line that names the file, the key and the remedy."""
 
 
+def refusal(error: OSError, place: object = "") -> str:
+    """Reason and remedy, for an error of the disk or of a folder's rights: "... (No space left on device); free ..."."""
+    place = place or error.filename or "a file"
+    remedy = _REFUSALS.get(error.errno, "choose another folder")
+    return f"{place}: cannot be written ({error.strerror or error}); {remedy}"
+
+
 def reports_mistakes(main: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Decorator of a program's main function: a `UserError` becomes one line on standard error and exit code 2."""
+    """Decorator of a program's main function: a mistake becomes one line on standard error and exit code 2.
+
+    That is a `UserError`, or a full disk or a missing right that was not foreseen where it was met.
+    """
 
     @functools.wraps(main)
     def reported(*arguments, **named) -> int | None:
@@ -18,6 +38,11 @@ def reports_mistakes(main: Callable[..., int | None]) -> Callable[..., int | Non
             return main(*arguments, **named)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise
+            print(f"error: {refusal(error)}", file=sys.stderr)
             return 2
 
     return reported

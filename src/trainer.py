@@ -10,6 +10,7 @@ import mindspore as ms
 import numpy as np
 
 from src.adversarial import SelfAdversary
+from src.atomic import atomic_write
 from src.batch_norm import synchronise_batch_norm
 from src.checkpoint import (
     last_checkpoint,
@@ -63,7 +64,8 @@ class Trainer:
         self.logger = setup_logger(self.folder, runtime.rank)
         self.checkpoint_folder = self.folder / f"ckpt_{runtime.rank}"
         if runtime.is_master:
-            (self.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+            with atomic_write(self.folder / "config.yaml") as handle:
+                handle.write(config.to_yaml())
         self.loader = create_train_loader(config, runtime)
         self.logger.info(self.loader.dataset.describe())
         self.validation_set = load_validation_set(config) if config.run_eval else None

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from src.atomic import atomic_write
 from src.errors import UserError
 
 CLASSES_V1_0 = (
@@ -95,4 +96,5 @@ def write_labels(
     for entry in objects:
         coordinates = " ".join(f"{value:.1f}" for value in entry.polygon.reshape(-1))
         lines.append(f"{coordinates} {entry.name} {int(entry.difficult)}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_write(path) as handle:
+        handle.write("\n".join(lines) + "\n")

@@ -80,7 +80,9 @@ def save_checkpoint(parameters, path: Path, state: dict | None = None) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.writing.ckpt")
-    unfinished = temporary.with_suffix(".tmp")  # MindSpore's own name while it writes; it stays after a failure
+    unfinished = temporary.with_suffix(
+        ".tmp"
+    )  # MindSpore's own name while it writes; it stays after a failure
     if not isinstance(parameters, nn.Cell):
         parameters = [{"name": parameter.name, "data": parameter} for parameter in parameters]
     append = {STATE_KEY: json.dumps(state)} if state is not None else None

@@ -5,7 +5,6 @@ import functools
 import sys
 from collections.abc import Callable
 
-
 # What a disk or a folder refuses; no writer foresees it at every call that makes a file or folder.
 _REFUSALS = {
     errno.ENOSPC: "free disk space there",
@@ -20,7 +19,7 @@ class UserError(Exception):
 
 
 def refusal(error: OSError, place: object = "") -> str:
-    """Reason and remedy, for an error of the disk or of a folder's rights: "... (No space left on device); free ..."."""
+    """One line on an error of the disk or of a folder's rights: the place, the reason and the remedy."""
     place = place or error.filename or "a file"
     remedy = _REFUSALS.get(error.errno, "choose another folder")
     return f"{place}: cannot be written ({error.strerror or error}); {remedy}"

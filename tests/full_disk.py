@@ -43,7 +43,9 @@ def small_disk(root: Path, size: str = "8m") -> Iterator[SmallDisk | None]:
     root.mkdir(parents=True, exist_ok=True)
     words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(root)]
     try:
-        mounted = os.geteuid() == 0 and subprocess.run(words, capture_output=True, check=False).returncode == 0
+        mounted = (
+            os.geteuid() == 0 and subprocess.run(words, capture_output=True, check=False).returncode == 0
+        )
     except OSError:
         mounted = False
     if not mounted:

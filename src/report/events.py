@@ -16,6 +16,7 @@ class EventFiles:
 
     def __init__(self, folder: Path):
         try:
+            import tensorboardX  # noqa: F401
             from tensorboardX.event_file_writer import EventsWriter
         except ImportError as error:
             raise UserError(
@@ -41,7 +42,9 @@ class EventFiles:
                 self.file.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
             self.file.flush()
         except OSError as error:
-            get_logger().warning("%s; there are no event files from step %d on", refusal(error, self.folder), step)
+            get_logger().warning(
+                "%s; there are no event files from step %d on", refusal(error, self.folder), step
+            )
             self.file = None
 
     def close(self) -> None:

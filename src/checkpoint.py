@@ -8,6 +8,7 @@ does not, and a load says so when it meets them. A MindYOLO checkpoint loads as 
 import difflib
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -140,10 +141,35 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | Non
     values = {name: value.asnumpy() for name, value in loaded.items() if isinstance(value, ms.Parameter)}
     state = loaded.get(STATE_KEY)
     try:
-        state = json.loads(state) if isinstance(state, str) else None
-    except ValueError as error:
+        state = _checked_state(json.loads(state)) if isinstance(state, str) else None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: its training state is damaged; use it as pretrained_checkpoint") from error
     return values, state
+
+
+def _checked_state(state) -> dict:
+    """The training state if a run can go on from it; ValueError otherwise."""
+    if not isinstance(state, dict):
+        raise ValueError("no object")
+    for key, least in (
+        ("step", 0),
+        ("steps_per_epoch", 1),
+        ("best_epoch", 0),
+        ("updates", 0),
+        ("evaluated_epoch", 0),
+    ):
+        value = state.get(key, least)
+        if type(value) is not int or not least <= value < 2**31:
+            raise ValueError(f"{key} {value!r}")
+    sums = state.get("epoch_sums") or [0.0] * 6
+    if not isinstance(sums, list) or len(sums) != 6:
+        raise ValueError("epoch_sums")
+    for value in (*sums, state.get("best_map", 0.0)):
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"a sum or best_map {value!r}")
+    if not isinstance(state.get("options", {}), dict):
+        raise ValueError("options")
+    return state
 
 
 def _has_checksum(path: Path) -> bool:
@@ -266,6 +292,11 @@ def assign(network, values, report, *, skip=(), only=None) -> None:
             f"{report.path}: {name} has shape {tuple(values[name].shape)}, the network has "
             f"{tuple(parameters[name].shape)}{others}; "
             + _remedy(misshapen, skip, "set labels, backbone_shape and lateral_kernel as it was trained")
+        )
+    odd = next((name for name in wanted if not np.isfinite(values[name]).all()), None)
+    if odd is not None:
+        raise UserError(
+            f"{report.path}: {odd} holds values that are not finite; choose an earlier checkpoint"
         )
     for name in wanted:
         parameters[name].set_data(ms.Tensor(values[name], parameters[name].dtype))

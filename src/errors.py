@@ -14,8 +14,24 @@ _REFUSALS = {
 }
 
 
+_LONGEST_LINE = 1200
+
+
 class UserError(Exception):
-    """Bad input or options. The message is one line that names the file, the key and the remedy."""
+    """Bad input or options. The message is one line that names the file, the key and the remedy.
+
+    What a file or a file's name brings into it, line breaks or a terminal's control codes, is written out.
+    """
+
+    def __str__(self) -> str:
+        return shown(super().__str__(), _LONGEST_LINE)
+
+
+def shown(value: object, length: int = 80) -> str:
+    """A value from a file or a command line for a message: one printable line of bounded length."""
+    text = str(value)
+    text = text if len(text) <= length else text[:length] + "..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def refusal(error: OSError, place: object = "") -> str:

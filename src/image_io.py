@@ -10,6 +10,9 @@ from PIL import Image
 from src.errors import UserError
 
 MAX_PIXELS = 400_000_000  # a 20,000 x 20,000 scene; more is taken for a decompression bomb
+# Larger pictures than this many pixels, of less than a byte for this many of theirs, are taken for bombs too:
+# they would decode to over 250 times their file.
+_LARGE_PIXELS, _MOST_PIXELS_A_BYTE = 64_000_000, 80
 _PILLOW_FORMATS = ("GIF", "PCX", "TGA")  # decoded by Pillow where OpenCV cannot; GIF only from OpenCV 4.11 on
 _ORIENTATION = 0x0112  # TIFF tag
 _pillow_limit = threading.Lock()  # Pillow's own limit of pixels is a global
@@ -34,6 +37,11 @@ def read_rgb(
     width, height, kind = _read_header(path)
     if width * height > max_pixels:
         raise UserError(f"{path}: {width}x{height} pixels, over the limit of {max_pixels}; cut it into tiles")
+    if width * height > max(_LARGE_PIXELS, _MOST_PIXELS_A_BYTE * Path(path).stat().st_size):
+        raise UserError(
+            f"{path}: {width}x{height} pixels in a file of {Path(path).stat().st_size} bytes: truncated, or a "
+            "decompression bomb; copy it again, or cut it into tiles"
+        )
     if expected_wh is not None and (width, height) != tuple(expected_wh):
         turned = (
             "; it fits after a rotation: remove the orientation from the file"

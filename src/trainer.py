@@ -166,6 +166,11 @@ class Trainer:
         if state is None:
             self.logger.warning("%s carries no training state (a published checkpoint): weights only", path)
             return
+        lacking = {"step", "steps_per_epoch", "best_map", "best_epoch"} - set(state)
+        if lacking:
+            raise UserError(
+                f"{path}: its training state lacks {', '.join(sorted(lacking))}; use it as pretrained_checkpoint"
+            )
         if state["steps_per_epoch"] != self.steps_per_epoch:
             self.step = round(state["step"] / state["steps_per_epoch"] * self.steps_per_epoch)
             self.logger.warning(
@@ -182,6 +187,11 @@ class Trainer:
                 raise UserError(
                     f"{path}: lacks {slot.name}; resume with the options that it was written with, or use it "
                     "as pretrained_checkpoint"
+                )
+            if tuple(values[slot.name].shape) != tuple(slot.shape):
+                raise UserError(
+                    f"{path}: {slot.name} has shape {tuple(values[slot.name].shape)}, this run wants "
+                    f"{tuple(slot.shape)}; resume with the options that it was written with"
                 )
             slot.set_data(ms.Tensor(values[slot.name], slot.dtype))
         updates = state.get("updates", self.step) if self.step == state["step"] else self.step

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import UserError
+from src.errors import UserError, shown
 
 # Results are tables of numpy integers (image_id int64, category_id int32; a class that the file lacks gets
 # an id above its largest), so larger ones are refused here and not cut there.
@@ -123,22 +123,22 @@ def load_detection_set(
     boxes: dict = {image_id: [] for image_id in images}
     ignored: dict = {image_id: [] for image_id in images}
     for number, annotation in enumerate(document["annotations"]):
-        where = f"{ann_file}: annotation {_shown(annotation.get('id', number))}"
+        where = f"{ann_file}: annotation {shown(annotation.get('id', number))}"
         image = images.get(_field(annotation, "image_id", f"{ann_file}: annotations[{number}]"))
         if image is None:
             raise UserError(
-                f"{where}: image_id {_shown(repr(annotation['image_id']))} is not among the images"
+                f"{where}: image_id {shown(repr(annotation['image_id']))} is not among the images"
             )
         category = _field(annotation, "category_id", where)
         if category not in class_of:
             raise UserError(
-                f"{where}: category_id {_shown(repr(category))} is not among the categories; add it there"
+                f"{where}: category_id {shown(repr(category))} is not among the categories; add it there"
             )
         box, fault, is_ignored = annotated_box(annotation, image, where)
         if fault:
             if invalid_boxes == "error":
                 raise UserError(
-                    f"{where}: box {_shown(repr(annotation['bbox']))} {fault}; correct it, or invalid_boxes=drop"
+                    f"{where}: box {shown(repr(annotation['bbox']))} {fault}; correct it, or invalid_boxes=drop"
                 )
             dropped[f"boxes: {fault}"] += 1
         elif is_ignored:
@@ -191,18 +191,18 @@ def _match_categories(categories, class_names, ann_file) -> tuple[tuple[int, ...
     id_of_name, seen = {}, set()
     for category in categories:
         name = str(_field(category, "name", f"{ann_file}: categories"))
-        where = f"{ann_file}: category {_shown(name)}"
+        where = f"{ann_file}: category {shown(name)}"
         category_id = _field(category, "id", where)
         if not _is_whole(category_id, _CATEGORY_LIMIT):
-            raise UserError(f"{where}: id {_shown(repr(category_id))} is no whole number of normal size")
+            raise UserError(f"{where}: id {shown(repr(category_id))} is no whole number of normal size")
         if name in id_of_name or category_id in seen:
             raise UserError(f"{where} (id {category_id}) is there twice")
         id_of_name[name] = category_id
         seen.add(category_id)
     unknown = [name for name in id_of_name if name not in class_names]
     if unknown:
-        shown = ", ".join(map(_shown, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        raise UserError(f"{ann_file}: categories that are not in labels: {shown}; set labels to your classes")
+        names = ", ".join(map(shown, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        raise UserError(f"{ann_file}: categories that are not in labels: {names}; set labels to your classes")
     missing = [name for name in class_names if name not in id_of_name]
     if len(missing) == len(class_names):
         raise UserError(f"{ann_file}: it has no categories; list the classes of labels there")
@@ -235,18 +235,16 @@ def check_image(entry: dict, where: str) -> int:
     image_id = _field(entry, "id", where)
     if not _is_whole(image_id, _ID_LIMIT):
         raise UserError(
-            f"{where}: id {_shown(repr(image_id))} is no whole number; file names are free, ids not"
+            f"{where}: id {shown(repr(image_id))} is no whole number; file names are free, ids not"
         )
     name = _field(entry, "file_name", where)
     path = Path(name) if isinstance(name, str) else Path()
     if not path.name or path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{where}: file_name {_shown(name)} must be a path inside the folder of pictures")
+        raise UserError(f"{where}: file_name {shown(name)} must be a path inside the folder of pictures")
     for key in ("width", "height"):
-        side = _field(entry, key, f"{where} ({_shown(name)})")
+        side = _field(entry, key, f"{where} ({shown(name)})")
         if not _is_whole(side, _SIDE_LIMIT) or side < 1:
-            raise UserError(
-                f"{where} ({_shown(name)}): {key} {_shown(repr(side))} is no positive whole number"
-            )
+            raise UserError(f"{where} ({shown(name)}): {key} {shown(repr(side))} is no positive whole number")
     return image_id
 
 
@@ -269,7 +267,7 @@ def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:
         x, y, w, h = map(float, bbox)
     except (TypeError, ValueError, OverflowError):
         raise UserError(
-            f"{where}: bbox {_shown(repr(bbox))} is not four numbers [x, y, width, height]"
+            f"{where}: bbox {shown(repr(bbox))} is not four numbers [x, y, width, height]"
         ) from None
     if not all(map(math.isfinite, (x, y, w, h))):
         return None, "not finite"
@@ -304,7 +302,7 @@ def _check_files(records, image_dir, ann_file) -> None:
     if missing:
         raise UserError(
             f"{ann_file}: {len(missing)} of its {len(records)} pictures are not in {image_dir}, "
-            f"first {_shown(missing[0], 300)}"
+            f"first {shown(missing[0], 300)}"
         )
 
 
@@ -331,16 +329,9 @@ def _flag(entry: dict, key: str, where: str) -> bool:
     """A 0 or 1 of a JSON object, 0 where it is missing; the text "0" would count as true otherwise."""
     value = entry.get(key)
     if value not in (None, 0, 1):
-        raise UserError(f"{where}: {key} {_shown(repr(value))} is neither 0 nor 1")
+        raise UserError(f"{where}: {key} {shown(repr(value))} is neither 0 nor 1")
     return bool(value)
 
 
 def _is_whole(value, limit: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -limit < value < limit
-
-
-def _shown(value, length: int = 80) -> str:
-    """A value of the file for a message: one printable line of bounded length."""
-    text = str(value)
-    text = text if len(text) <= length else text[:length] + "..."
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -10,8 +10,6 @@ import math
 from collections import Counter
 from pathlib import Path
 
-import yaml
-
 from src.converters.labelled import (
     SPLITS,
     LabelledObject,
@@ -25,9 +23,10 @@ from src.converters.labelled import (
     split_by_share,
     without_repeats,
 )
-from src.errors import UserError
+from src.errors import UserError, shown
 from src.image_io import read_size
 from src.logger import progress_bar
+from src.yaml_text import load_yaml
 
 _DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAME_FILES = (
@@ -177,7 +176,7 @@ def _checked(names, where: str) -> tuple[str, ...]:
         or any(isinstance(name, list | dict | None) for name in names)
     ):
         raise UserError(f"{where}: expected a list of names, or `number: name` lines")
-    names = tuple(str(name).strip() for name in names)
+    names = tuple(" ".join(str(name).split()) for name in names)
     twice = sorted({name for name in names if names.count(name) > 1 or not name})
     if twice:
         raise UserError(f"{where}: empty or named twice: {', '.join(map(repr, twice))}")
@@ -195,9 +194,9 @@ def _data_yaml(src: Path, options: ReadOptions) -> tuple[dict, Path | None]:
         if path != given and not path.is_file():
             continue
         try:
-            document = yaml.safe_load("\n".join(read_lines(path)))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())[:120]}") from error
+            document = load_yaml("\n".join(read_lines(path)))
+        except ValueError as error:
+            raise UserError(f"{path}: not valid YAML: {shown(error, 120)}") from error
         if not isinstance(document, dict):
             raise UserError(f"{path}: expected `names:` and other keys, found {type(document).__name__}")
         return document, path

@@ -149,8 +149,19 @@ def _is_cut_short(data: np.ndarray) -> bool:
     if head.startswith(b"\xff\xd8"):
         # The end marker of a thumbnail in the header does not count: look behind the start of the scan.
         return b"\xff\xd9" not in bytes(content[_scan_start(content) :])
-    if head.startswith(b"\x89PNG"):
-        return b"IEND" not in bytes(content[-65536:])
+    return head.startswith(b"\x89PNG") and not _has_png_end(content)
+
+
+def _has_png_end(png: memoryview) -> bool:
+    """Whether the chunks of a PNG lead to its end chunk within the file.
+
+    A chunk that claims more bytes than the file has is a reason to stop: OpenCV would make room for them, up to 2 GB.
+    """
+    place = 8
+    while place + 12 <= len(png):
+        if bytes(png[place + 4 : place + 8]) == b"IEND":
+            return True
+        place += 12 + int.from_bytes(png[place : place + 4], "big")
     return False
 
 

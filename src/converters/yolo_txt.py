@@ -6,6 +6,7 @@ beside their pictures, and what a `data.yaml` says of `path`, `train`, `val` and
 an outline (`class x1 y1 x2 y2 ...`), of which the horizontal box is taken.
 """
 
+import contextlib
 import math
 from collections import Counter
 from pathlib import Path
@@ -274,9 +275,12 @@ def _resolve(word: str, roots: list[Path], where: str) -> Path:
     # Some tools write `../train/images` where they mean a folder beside data.yaml.
     for relative in (word, word.removeprefix("../")):
         for root in roots:
-            if (root / relative).exists():
-                return root / relative
-    raise UserError(f"{where}: no {word} in {' or '.join(map(str, dict.fromkeys(roots)))}; correct the path")
+            with contextlib.suppress(OSError, ValueError):  # no name that a file could have
+                if (root / relative).exists():
+                    return root / relative
+    raise UserError(
+        f"{where}: no {shown(word)} in {' or '.join(map(str, dict.fromkeys(roots)))}; correct the path"
+    )
 
 
 def _pictures(place: Path, src: Path) -> list[Path]:

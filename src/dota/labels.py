@@ -67,7 +67,8 @@ def _parse(words: list[str], class_names, where: str) -> DotaObject:
     name = words[numbers]
     if class_names is not None and name not in class_names:
         raise UserError(
-            f"{where}: class {shown(repr(name))} is not one of {', '.join(class_names)}; choose the --version of the labels"
+            f"{where}: class {shown(repr(name))} is not one of {', '.join(class_names)}; choose the --version of "
+            "the labels"
         )
     flag = words[numbers + 1] if len(words) > numbers + 1 else "0"
     if flag not in ("0", "1", "2"):  # 2 occurs in v1.5: very small

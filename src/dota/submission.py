@@ -4,7 +4,6 @@ A submission is a zip of one `Task2_<class>.txt` a class with lines `<scene> <sc
 <ymax>` in scene pixels (https://captain-whu.github.io/DOTA/tasks.html).
 """
 
-import json
 import re
 import zipfile
 from collections import defaultdict
@@ -20,7 +19,7 @@ from src.dota.labels import read_labels
 from src.errors import UserError, shown
 from src.evaluation.dota_metrics import DotaResult, SceneObjects, evaluate_dota
 from src.evaluation.postprocess import Detections
-from src.yolo_dataset import DetectionSet
+from src.yolo_dataset import DetectionSet, read_annotations
 
 _TILE_NAME = re.compile(r"(?P<scene>.+)__x(?P<x>\d+)__y(?P<y>\d+)")
 _LARGEST_FILE = 256 << 20  # of a submission, a class
@@ -55,17 +54,23 @@ def find_places(dataset: DetectionSet) -> tuple[dict[int, TilePlace], dict[str, 
     """
     entries = {}
     if dataset.ann_file.is_file():
-        document = json.loads(dataset.ann_file.read_text(encoding="utf-8"))
-        entries = {entry["id"]: entry for entry in document["images"]}
+        entries = {entry["id"]: entry for entry in read_annotations(dataset.ann_file)["images"]}
     places, sizes = {}, {}
     for record in dataset.records:
         entry = entries.get(record.id, {})
         name = _TILE_NAME.fullmatch(record.path.stem)
         if {"scene", "offset", "scene_size"} <= entry.keys():
-            scene, (x, y), (width, height) = str(entry["scene"]), entry["offset"], entry["scene_size"]
-            if not (0 <= x < width and 0 <= y < height):
+            scene = str(entry["scene"])
+            try:
+                (x, y), (width, height) = entry["offset"], entry["scene_size"]
+                fits = all(type(value) is int for value in (x, y, width, height))
+                fits = fits and 0 <= x < width < 2**31 and 0 <= y < height < 2**31
+            except (TypeError, ValueError):
+                fits = False
+            if not fits:
                 raise UserError(
-                    f"{dataset.ann_file}: {record.path.name} has an offset outside of its scene_size"
+                    f"{dataset.ann_file}: {record.path.name} has an offset outside of its scene_size "
+                    f"({shown(entry['offset'])} in {shown(entry['scene_size'])}); split the scenes again"
                 )
         else:
             scene, x, y = (

@@ -23,7 +23,7 @@ from src.checkpoint import (
 from src.collectives import agree, start_time
 from src.config import Config
 from src.deploy.network_backend import NETWORK_OPTIONS, NetworkBackend, build_network
-from src.download import local_file
+from src.download import local_file, without_signature
 from src.errors import UserError
 from src.evaluation.session import evaluate_set, load_validation_set
 from src.initializer import initialize, set_head_prior
@@ -65,7 +65,8 @@ class Trainer:
         self.checkpoint_folder = self.folder / f"ckpt_{runtime.rank}"
         if runtime.is_master:
             with atomic_write(self.folder / "config.yaml") as handle:
-                handle.write(config.to_yaml())
+                public = {key: without_signature(value) for key, value in config.items()}
+                handle.write(Config(public).to_yaml())
         self.loader = create_train_loader(config, runtime)
         self.logger.info(self.loader.dataset.describe())
         self.validation_set = load_validation_set(config) if config.run_eval else None

@@ -1,8 +1,11 @@
 """YAML of options and settings: data alone, of a size that such files have, or one kind of error."""
 
+from itertools import accumulate
+
 import yaml
 
 LONGEST = 200_000  # characters; default_config.yaml has 19,000
+DEEPEST = 100  # brackets
 MOST_VALUES = 100_000  # with every alias written out: a few lines of them can stand for billions
 
 
@@ -16,6 +19,9 @@ def load_yaml(text: str):
     """
     if len(text) > LONGEST:
         raise ValueError(f"{len(text)} characters, more than {LONGEST}")
+    depth = max(accumulate((letter in "[{") - (letter in "]}") for letter in text), default=0)
+    if depth > DEEPEST:  # the parser's time grows with the square of it
+        raise ValueError("nested too deeply")
     try:
         document = next(iter(yaml.safe_load_all(text)), None)
     except RecursionError:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from src.compat import silence_opencv
 from src.errors import UserError
 
 MAX_PIXELS = 400_000_000  # a 20,000 x 20,000 scene; more is taken for a decompression bomb
@@ -106,7 +107,7 @@ def _read_header(path: Path) -> tuple[int, int, str]:
 
 def _decode(data: np.ndarray) -> np.ndarray | None:
     """Stored pixels by OpenCV (BGR), None where it fails."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error is one line, not its own
+    silence_opencv()
     try:
         return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:

@@ -102,7 +102,7 @@ def test_yaml_that_is_none_is_one_kind_of_error(text):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(

@@ -99,6 +99,7 @@ def load_detection_set(
     *,
     keep_empty: bool = True,
     invalid_boxes: str = "drop",
+    bad_annotations: str = "refuse",
 ) -> DetectionSet:
     """Read an annotation file.
 
@@ -111,6 +112,8 @@ def load_detection_set(
         class_names: names in the order of the network's outputs; categories are matched by name.
         keep_empty: keep pictures without objects.
         invalid_boxes: `drop` or `error`.
+        bad_annotations: `refuse` the file, or `drop` and count annotations of an unknown picture or category or
+            with no box, and entries of a picture id that was there before.
 
     Raises:
         UserError: an unreadable or empty file, a missing key, an unknown category or picture, a duplicate
@@ -118,23 +121,21 @@ def load_detection_set(
     """
     document = read_annotations(ann_file)
     category_ids, class_of = _match_categories(document["categories"], tuple(class_names), ann_file)
-    images = _index_images(document["images"], ann_file)
     dropped: Counter = Counter()
+    forgiving = bad_annotations == "drop"
+    images = _index_images(document["images"], ann_file, dropped if forgiving else None)
     boxes: dict = {image_id: [] for image_id in images}
     ignored: dict = {image_id: [] for image_id in images}
     for number, annotation in enumerate(document["annotations"]):
         where = f"{ann_file}: annotation {shown(annotation.get('id', number))}"
-        image = images.get(_field(annotation, "image_id", f"{ann_file}: annotations[{number}]"))
-        if image is None:
-            raise UserError(
-                f"{where}: image_id {shown(repr(annotation['image_id']))} is not among the images"
-            )
-        category = _field(annotation, "category_id", where)
-        if category not in class_of:
-            raise UserError(
-                f"{where}: category_id {shown(repr(category))} is not among the categories; add it there"
-            )
-        box, fault, is_ignored = annotated_box(annotation, image, where)
+        try:
+            image, category = _picture_and_category(annotation, number, images, class_of, where, ann_file)
+            box, fault, is_ignored = annotated_box(annotation, image, where)
+        except UserError:
+            if not forgiving:
+                raise
+            dropped["annotations that cannot be used"] += 1
+            continue
         if fault:
             if invalid_boxes == "error":
                 raise UserError(
@@ -215,13 +216,30 @@ def _match_categories(categories, class_names, ann_file) -> tuple[tuple[int, ...
     return ids, known
 
 
-def _index_images(entries, ann_file) -> dict:
+def _picture_and_category(annotation, number, images, class_of, where, ann_file) -> tuple[dict, object]:
+    """The entry of an annotation's picture, and its category's id; UserError where one is unknown."""
+    image = images.get(_field(annotation, "image_id", f"{ann_file}: annotations[{number}]"))
+    if image is None:
+        raise UserError(f"{where}: image_id {shown(repr(annotation['image_id']))} is not among the images")
+    category = _field(annotation, "category_id", where)
+    if category not in class_of:
+        raise UserError(
+            f"{where}: category_id {shown(repr(category))} is not among the categories; add it there"
+        )
+    return image, category
+
+
+def _index_images(entries, ann_file, dropped: Counter | None = None) -> dict:
+    """The entries by their id; the second of an id is an error, or counted in `dropped`."""
     images: dict = {}
     for number, entry in enumerate(entries):
         where = f"{ann_file}: images[{number}]"
         image_id = check_image(entry, where)
         if image_id in images:
-            raise UserError(f"{ann_file}: image id {image_id} is there twice")
+            if dropped is None:
+                raise UserError(f"{ann_file}: image id {image_id} is there twice")
+            dropped["picture entries of an id that is there twice"] += 1
+            continue
         images[image_id] = entry
     return images
 

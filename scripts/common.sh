@@ -25,18 +25,24 @@ find_python() {
     fi
 }
 
-# Make .venv where it is absent and install a requirements file into it (again only when it changed).
-prepare_venv() { # REQUIREMENTS
-    local base="${PYTHON:-python3}" stamp="$ROOT/.venv/.installed-$1"
-    if [ ! -x "$ROOT/.venv/bin/python" ]; then
+# Make an environment where it is absent and install a requirements file into it (again only when these changed).
+# With a version of MindSpore that one is installed, not the newest; pip takes the numpy and OpenCV that go with it.
+prepare_venv() { # REQUIREMENTS [FOLDER] [MINDSPORE_VERSION]
+    local base="${PYTHON:-python3}" folder="$ROOT/${2:-.venv}" version=${3:-} stamp wanted
+    stamp="$folder/.installed-$1"
+    wanted=("-r" "$ROOT/$1")
+    if [ -n "$version" ]; then
+        wanted+=("mindspore==$version")
+    fi
+    if [ ! -x "$folder/bin/python" ]; then
         "$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
             die "Python 3.10 or later is needed; set PYTHON to one, for example PYTHON=python3.11"
-        echo "making $ROOT/.venv"
-        "$base" -m venv "$ROOT/.venv" || die "python -m venv failed; on Debian: apt-get install python3-venv"
+        echo "making $folder"
+        "$base" -m venv "$folder" || die "python -m venv failed; on Debian: apt-get install python3-venv"
     fi
     if ! cmp -s <(cat "$ROOT"/requirements*.txt) "$stamp"; then
-        echo "installing $1"
-        "$ROOT/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$ROOT/$1" ||
+        echo "installing $1${version:+ with MindSpore $version}"
+        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "${wanted[@]}" ||
             die "the installation of $1 failed; see the lines above"
         cat "$ROOT"/requirements*.txt > "$stamp"
     fi

@@ -1,10 +1,19 @@
 #!/usr/bin/env bash
 # Run the checks and every test in .venv, which is made and filled where it is absent.
-# Words after the script's name go to pytest, for example: bash scripts/run_tests.sh -m "not slow"
+#   bash scripts/run_tests.sh --mindspore 2.7.1     on another MindSpore, in an environment of its own, .venv-2.7.1
+# Other words go to pytest, for example: bash scripts/run_tests.sh -m "not slow"
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 cd "$ROOT"
-prepare_venv requirements-test.txt
-.venv/bin/ruff check .
-.venv/bin/ruff format --check .
-.venv/bin/python -m pytest -q "$@"
+folder=.venv
+version=""
+if [ "${1:-}" = "--mindspore" ]; then
+    version=${2:-}
+    [[ "$version" =~ ^[0-9]+\.[0-9]+\.[0-9]+ ]] || die "--mindspore: give a version such as 2.7.1"
+    folder=".venv-$version"
+    shift 2
+fi
+prepare_venv requirements-test.txt "$folder" "$version"
+"$folder/bin/ruff" check .
+"$folder/bin/ruff" format --check .
+"$folder/bin/python" -m pytest -q "$@"

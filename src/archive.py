@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from src.atomic import write_json
-from src.errors import UserError
+from src.errors import UserError, refusal
 
 # Deflate reaches 1032:1 and pictures about 1:1; annotation files as JSON stay below 50:1.
 MAX_RATIO = 100
@@ -69,7 +69,9 @@ def unpack_once(archive: Path, folder: Path) -> bool:
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise UserError(f"{archive}: not a readable zip archive ({error}); pack it again") from None
     except OSError as error:
-        raise UserError(f"{archive}: cannot be unpacked into {folder}: {error.strerror or error}") from error
+        raise UserError(
+            f"{archive}: cannot be unpacked: {refusal(error, folder)}; nothing of it was kept"
+        ) from error
     write_json(record_path, {"digest": digest, "complete": True, "files": sizes})
     return True
 

@@ -7,9 +7,12 @@ does not, and a load says so when it meets them. A MindYOLO checkpoint loads as 
 
 import difflib
 import json
+import logging
+import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from src.weights import mindyolo
 from src.yolo import ANCHORS_A_CELL
 
 STATE_KEY = "train_state"
+_CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 17  # mark and 10 bytes
 UNUSED_BRANCH = ("feature_map.backblock0.conv5.", "feature_map.backblock0.conv6.")
 # Momentum keeps its velocity under `moments.<name>` in the model zoo and `momentum`-like names elsewhere.
 OPTIMIZER_PREFIXES = ("moments.", "moment1.", "moment2.", "accum.", "stat.", "ema.", "amp_", "ema_")
@@ -70,31 +74,52 @@ class LoadReport:
 def save_checkpoint(parameters, path: Path, state: dict | None = None) -> None:
     """Write parameters (a cell, or a list of parameters) so that `path` is whole or is not there.
 
-    The file is written beside its place, synced and renamed. `state` travels in it as JSON.
+    The file is written beside its place, synced and renamed. `state` travels in it as JSON, and MindSpore's
+    CRC-32 of it all stands at its end.
 
     Raises:
         UserError: the disk is full or the folder cannot be written to.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.writing.ckpt")
+    unfinished = temporary.with_suffix(
+        ".tmp"
+    )  # MindSpore's own name while it writes; it stays after a failure
     if not isinstance(parameters, nn.Cell):
         parameters = [{"name": parameter.name, "data": parameter} for parameter in parameters]
     append = {STATE_KEY: json.dumps(state)} if state is not None else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
-        ms.save_checkpoint(parameters, str(temporary), append_dict=append)
+        with _without_mindspores_log():
+            ms.save_checkpoint(parameters, str(temporary), append_dict=append, crc_check=True)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
     except (OSError, RuntimeError, ValueError) as error:
-        temporary.unlink(missing_ok=True)
+        for file in (temporary, unfinished):
+            file.unlink(missing_ok=True)
         reason = one_line(error)
         raise UserError(
             f"{path}: the checkpoint could not be written ({reason}); free disk space there or choose "
             "another ckpt_path. Earlier checkpoints are untouched"
         ) from error
+
+
+@contextmanager
+def _without_mindspores_log() -> Iterator[None]:
+    """Without what MindSpore's Python side logs of an error that it raises too: the user gets one line, ours."""
+    log = logging.getLogger(f"ME.mindspore.log.{os.getpid()}")
+    log.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        log.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | None]:
@@ -107,7 +132,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | Non
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
-        loaded = ms.load_checkpoint(str(path))
+        with _without_mindspores_log():
+            loaded = ms.load_checkpoint(str(path), crc_check=_has_checksum(path))
     except (ValueError, RuntimeError, TypeError, OSError, KeyError) as error:
         raise UserError(
             f"{path}: not a readable MindSpore checkpoint (truncated or another format); copy it again or "
@@ -116,10 +142,42 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | Non
     values = {name: value.asnumpy() for name, value in loaded.items() if isinstance(value, ms.Parameter)}
     state = loaded.get(STATE_KEY)
     try:
-        state = json.loads(state) if isinstance(state, str) else None
-    except ValueError as error:
+        state = _checked_state(json.loads(state)) if isinstance(state, str) else None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: its training state is damaged; use it as pretrained_checkpoint") from error
     return values, state
+
+
+def _checked_state(state) -> dict:
+    """The training state if a run can go on from it; ValueError otherwise."""
+    if not isinstance(state, dict):
+        raise ValueError("no object")
+    for key, least in (
+        ("step", 0),
+        ("steps_per_epoch", 1),
+        ("best_epoch", 0),
+        ("updates", 0),
+        ("evaluated_epoch", 0),
+    ):
+        value = state.get(key, least)
+        if type(value) is not int or not least <= value < 2**31:
+            raise ValueError(f"{key} {value!r}")
+    sums = state.get("epoch_sums") or [0.0] * 6
+    if not isinstance(sums, list) or len(sums) != 6:
+        raise ValueError("epoch_sums")
+    for value in (*sums, state.get("best_map", 0.0)):
+        if type(value) not in (int, float) or not math.isfinite(value):
+            raise ValueError(f"a sum or best_map {value!r}")
+    if not isinstance(state.get("options", {}), dict):
+        raise ValueError("options")
+    return state
+
+
+def _has_checksum(path: Path) -> bool:
+    """Whether MindSpore's checksum stands at the end of a checkpoint; published ones have none."""
+    with path.open("rb") as handle:
+        handle.seek(max(0, path.stat().st_size - _CHECKSUM_BYTES))
+        return handle.read().startswith(_CHECKSUM_MARK)
 
 
 def load_network(
@@ -272,6 +330,11 @@ def assign(network, values, report, *, skip=(), only=None) -> None:
             f"{report.path}: {name} has shape {tuple(values[name].shape)}, the network has "
             f"{tuple(parameters[name].shape)}{others}; "
             + _remedy(misshapen, skip, "set labels, backbone_shape and lateral_kernel as it was trained")
+        )
+    odd = next((name for name in wanted if not np.isfinite(values[name]).all()), None)
+    if odd is not None:
+        raise UserError(
+            f"{report.path}: {odd} holds values that are not finite; choose an earlier checkpoint"
         )
     for name in wanted:
         parameters[name].set_data(ms.Tensor(values[name], parameters[name].dtype))

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from src.errors import UserError, one_line, reports_mistakes
+from src.errors import UserError, one_line, reports_mistakes, shown
+from src.yaml_text import load_yaml
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "default_config.yaml"
 
@@ -166,15 +167,14 @@ def _read_defaults() -> tuple[dict, dict, dict]:
 def _read_yaml(path: Path) -> dict:
     """First document of a YAML file of options."""
     try:
-        with path.open(encoding="utf-8") as handle:
-            document = next(iter(yaml.safe_load_all(handle)), None)
+        document = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--config_path: cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: not valid YAML: {one_line(error, 400)}") from error
     if not isinstance(document, dict):
         raise UserError(f"{path}: expected 'key: value' lines, found {type(document).__name__}")
-    return document
+    return {shown(key): value for key, value in document.items()}
 
 
 def _parse_command_line(
@@ -265,7 +265,7 @@ def _convert(key: str, raw: Any, default: Any, where: str) -> Any:
     if isinstance(default, bool):
         value = TRUE_FALSE.get(str(raw).strip().lower())
         if value is None:
-            raise UserError(f"{where}{key}: {raw!r} is not a boolean; use 0, 1, true or false")
+            raise UserError(f"{where}{key}: {shown(repr(raw))} is not a boolean; use 0, 1, true or false")
         return value
     if key in SWITCHED:
         raw = {True: 1.0, False: 0.0}.get(TRUE_FALSE.get(str(raw).strip().lower()), raw)
@@ -278,7 +278,7 @@ def _convert(key: str, raw: Any, default: Any, where: str) -> Any:
     if raw is None:
         return ""
     if isinstance(raw, dict | list):
-        raise UserError(f"{where}{key}: expected one value, found {raw!r}")
+        raise UserError(f"{where}{key}: expected one value, found {shown(repr(raw))}")
     return str(raw)
 
 
@@ -291,7 +291,7 @@ def _convert_number(key: str, raw: Any, kind: type, where: str) -> int | float:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         expected = "a whole number" if kind is int else "a finite number"
-        raise UserError(f"{where}{key}: {raw!r} is not {expected}") from None
+        raise UserError(f"{where}{key}: {shown(repr(raw))} is not {expected}") from None
     return kind(value)
 
 
@@ -299,11 +299,11 @@ def _convert_list(key: str, raw: Any, default: list, where: str) -> list:
     """A list as YAML or, on the command line, as `[a, b]` or `a,b`; entries typed like the default's."""
     if isinstance(raw, str):
         try:
-            raw = yaml.safe_load(raw if raw.strip().startswith("[") else f"[{raw}]")
-        except yaml.YAMLError as error:
+            raw = load_yaml(raw if raw.strip().startswith("[") else f"[{raw}]")
+        except ValueError as error:
             raise UserError(f"{where}{key}: not a list: {one_line(error, 400)}") from error
     if not isinstance(raw, list) or not raw:
-        raise UserError(f"{where}{key}: expected a list with entries, found {raw!r}")
+        raise UserError(f"{where}{key}: expected a list with entries, found {shown(repr(raw))}")
     like = default[0]
     if isinstance(like, list):
         if not all(isinstance(entry, list) and len(entry) == len(like) for entry in raw):
@@ -321,7 +321,9 @@ def _check_allowed(key: str, value: Any, rule: Any, origin: str) -> None:
         if value not in rule:
             near = difflib.get_close_matches(str(value), map(str, rule), n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(f"{key}: {value!r} ({origin}) is not one of {', '.join(map(str, rule))}{hint}")
+            raise UserError(
+                f"{key}: {shown(repr(value))} ({origin}) is not one of {', '.join(map(str, rule))}{hint}"
+            )
         return
     low, high = (float(bound) for bound in rule[1:-1].split(","))
     above = value >= low if rule[0] == "[" else value > low

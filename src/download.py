@@ -64,6 +64,14 @@ def is_address(value: str) -> bool:
     return bool(re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", str(value)))
 
 
+def without_signature(value):
+    """An option's value as it may be kept in a file: an address without its query, which may hold a signature."""
+    if not isinstance(value, str) or not is_address(value):
+        return value
+    scheme, netloc, path, _, fragment = urlsplit(value)
+    return urlunsplit((scheme, netloc.rpartition("@")[2], path, "", fragment))
+
+
 def ending_of(value: str) -> str:
     """The ending, in small letters, of a path or of an address's file."""
     return Path(urlsplit(value).path if is_address(value) else value).suffix.lower()

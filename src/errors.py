@@ -1,12 +1,44 @@
 """The one exception for mistakes that a user can mend: entry points print its line and exit with 2."""
 
+import errno
 import functools
 import sys
 from collections.abc import Callable
 
+# What a disk or a folder refuses; no writer foresees it at every call that makes a file or folder.
+_REFUSALS = {
+    errno.ENOSPC: "free disk space there",
+    errno.EDQUOT: "free disk space there",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "choose a place that can be read and written",
+}
+
+
+_LONGEST_LINE = 1200
+
 
 class UserError(Exception):
-    """Bad input or options. The message is one line that names the file, the key and the remedy."""
+    """Bad input or options. The message is one line that names the file, the key and the remedy.
+
+    What a file or a file's name brings into it, line breaks or a terminal's control codes, is written out.
+    """
+
+    def __str__(self) -> str:
+        return shown(super().__str__(), _LONGEST_LINE)
+
+
+def shown(value: object, length: int = 80) -> str:
+    """A value from a file or a command line for a message: one printable line of bounded length."""
+    text = str(value)
+    text = text if len(text) <= length else text[:length] + "..."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def refusal(error: OSError, place: object = "") -> str:
+    """One line on an error of the disk or of a folder's rights: the place, the reason and the remedy."""
+    place = place or error.filename or "a file"
+    remedy = _REFUSALS.get(error.errno, "choose another folder")
+    return f"{place}: cannot be written ({error.strerror or error}); {remedy}"
 
 
 def one_line(error: object, most: int = 200) -> str:
@@ -20,7 +52,10 @@ def first_line(error: object, most: int = 160) -> str:
 
 
 def reports_mistakes(main: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Decorator of a program's main function: a `UserError` becomes one line on standard error and exit code 2."""
+    """Decorator of a program's main function: a mistake becomes one line on standard error and exit code 2.
+
+    That is a `UserError`, or a full disk or a missing right that was not foreseen where it was met.
+    """
 
     @functools.wraps(main)
     def reported(*arguments, **named) -> int | None:
@@ -28,6 +63,11 @@ def reports_mistakes(main: Callable[..., int | None]) -> Callable[..., int | Non
             return main(*arguments, **named)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise
+            print(f"error: {refusal(error)}", file=sys.stderr)
             return 2
 
     return reported

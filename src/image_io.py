@@ -7,10 +7,14 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from src.compat import silence_opencv
 from src.errors import UserError
 
 MAX_PIXELS = 400_000_000  # a 20,000 x 20,000 scene; more is taken for a decompression bomb
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".tga", ".pcx")
+# Larger pictures than this many pixels, of less than a byte for this many of theirs, are taken for bombs too:
+# they would decode to over 250 times their file.
+_LARGE_PIXELS, _MOST_PIXELS_A_BYTE = 64_000_000, 80
 _PILLOW_FORMATS = ("GIF", "PCX", "TGA")  # decoded by Pillow where OpenCV cannot; GIF only from OpenCV 4.11 on
 _ORIENTATION = 0x0112  # TIFF tag
 _pillow_limit = threading.Lock()  # Pillow's own limit of pixels is a global
@@ -40,6 +44,11 @@ def read_rgb(
     width, height, kind = _read_header(path)
     if width * height > max_pixels:
         raise UserError(f"{path}: {width}x{height} pixels, over the limit of {max_pixels}; cut it into tiles")
+    if width * height > max(_LARGE_PIXELS, _MOST_PIXELS_A_BYTE * Path(path).stat().st_size):
+        raise UserError(
+            f"{path}: {width}x{height} pixels in a file of {Path(path).stat().st_size} bytes: truncated, or a "
+            "decompression bomb; copy it again, or cut it into tiles"
+        )
     if expected_wh is not None and (width, height) != tuple(expected_wh):
         turned = (
             "; it fits after a rotation: remove the orientation from the file"
@@ -104,7 +113,7 @@ def _read_header(path: Path) -> tuple[int, int, str]:
 
 def _decode(data: np.ndarray) -> np.ndarray | None:
     """Stored pixels by OpenCV (BGR), None where it fails."""
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our error is one line, not its own
+    silence_opencv()
     try:
         return cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -147,8 +156,19 @@ def _is_cut_short(data: np.ndarray) -> bool:
     if head.startswith(b"\xff\xd8"):
         # The end marker of a thumbnail in the header does not count: look behind the start of the scan.
         return b"\xff\xd9" not in bytes(content[_scan_start(content) :])
-    if head.startswith(b"\x89PNG"):
-        return b"IEND" not in bytes(content[-65536:])
+    return head.startswith(b"\x89PNG") and not _has_png_end(content)
+
+
+def _has_png_end(png: memoryview) -> bool:
+    """Whether the chunks of a PNG lead to its end chunk within the file.
+
+    A chunk that claims more bytes than the file has is a reason to stop: OpenCV would make room for them, up to 2 GB.
+    """
+    place = 8
+    while place + 12 <= len(png):
+        if bytes(png[place + 4 : place + 8]) == b"IEND":
+            return True
+        place += 12 + int.from_bytes(png[place : place + 4], "big")
     return False
 
 

@@ -1,5 +1,6 @@
 """The run's log: the published line format on the terminal and in a file, friendly to a progress bar."""
 
+import contextlib
 import logging
 import sys
 from datetime import datetime
@@ -7,13 +8,39 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from src.errors import UserError, refusal
+
 LOGGER_NAME = "yolov4"
 # 2023-01-10 17:29:07,004:INFO:message
 LINE_FORMAT = "%(asctime)s:%(levelname)s:%(message)s"
 
 
+def _say_once(handler: logging.Handler, place: str) -> bool:
+    """Whether a log line was lost to a full disk; told on standard error the first time, without a stack trace."""
+    error = sys.exc_info()[1]
+    if not isinstance(error, OSError):
+        return False
+    if not getattr(handler, "has_failed", False):
+        handler.has_failed = True
+        with contextlib.suppress(OSError):
+            print(f"warning: {refusal(error, place)}; log lines are lost, the run goes on", file=sys.stderr)
+    return True
+
+
+class _LogFileHandler(logging.FileHandler):
+    """Writes lines to a file; a full disk costs lines and not the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not _say_once(self, self.baseFilename):
+            super().handleError(record)
+
+
 class _ConsoleHandler(logging.StreamHandler):
     """Writes lines above a progress bar, if one is showing."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not _say_once(self, "standard output"):
+            super().handleError(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -32,20 +59,27 @@ def setup_logger(folder: Path | None = None, rank: int = 0) -> logging.Logger:
     """Send the log to standard output (rank 0; other ranks only warnings) and to `folder`.
 
     Calling it again replaces the handlers, so a process that runs twice does not log twice.
+
+    Raises:
+        UserError: the folder or the log cannot be made.
     """
     logger = get_logger()
     logger.setLevel(logging.INFO)
     logger.propagate = False
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # lines that a full disk did not take
+            handler.close()
     console = _ConsoleHandler(sys.stdout)
     console.setLevel(logging.INFO if rank == 0 else logging.WARNING)
     handlers: list[logging.Handler] = [console]
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         name = f"{datetime.now():%Y-%m-%d_time_%H_%M_%S}_rank_{rank}.log"
-        handlers.append(logging.FileHandler(folder / name, encoding="utf-8"))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handlers.append(_LogFileHandler(folder / name, encoding="utf-8"))
+        except OSError as error:
+            raise UserError(refusal(error, folder)) from error
     for handler in handlers:
         handler.setFormatter(logging.Formatter(LINE_FORMAT))
         logger.addHandler(handler)

@@ -261,9 +261,12 @@ def _fetch_each(store, wanted: dict[str, Entry], folder: Path) -> None:
         target = folder / key
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}{PARTIAL}")
-        store.fetch(key, partial)
-        os.utime(partial, ns=(wanted[key].mtime_ns, wanted[key].mtime_ns))
-        partial.replace(target)
+        try:
+            store.fetch(key, partial)
+            os.utime(partial, ns=(wanted[key].mtime_ns, wanted[key].mtime_ns))
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     _for_each(fetch, wanted)
 
@@ -349,7 +352,7 @@ def _upload_once(store, folder: Path) -> int:
 
 def _is_temporary(key: str) -> bool:
     name = PurePosixPath(key).name
-    return name.startswith(".") and name.endswith((PARTIAL, ".writing", ".writing.ckpt"))
+    return name.startswith(".") and name.endswith((PARTIAL, ".writing", ".writing.ckpt", ".writing.tmp"))
 
 
 @contextmanager

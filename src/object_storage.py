@@ -88,8 +88,11 @@ class FolderStore:
         target = self.path / key
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}{PARTIAL}")
-        shutil.copy2(source, partial)
-        partial.replace(target)
+        try:
+            shutil.copy2(source, partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def holds(self, entry: Entry, source: Path) -> bool:
         """Is this object what the file holds?"""

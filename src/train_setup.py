@@ -22,7 +22,12 @@ def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
     """The training set of the options, read and shuffled for this rank."""
     image_dir, ann_file = resolve_set(config.data_dir, "train", config.ann_file)
     dataset = load_detection_set(
-        image_dir, ann_file, config.labels, keep_empty=config.keep_empty, invalid_boxes=config.invalid_boxes
+        image_dir,
+        ann_file,
+        config.labels,
+        keep_empty=config.keep_empty,
+        invalid_boxes=config.invalid_boxes,
+        bad_annotations=config.bad_annotations,
     )
     sampler = DistributedSampler(
         len(dataset.records), runtime.rank, runtime.group_size, shuffle=True, seed=config.seed

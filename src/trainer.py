@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 
 from src.adversarial import SelfAdversary
+from src.atomic import atomic_write
 from src.batch_norm import synchronise_batch_norm
 from src.checkpoint import (
     last_checkpoint,
@@ -21,7 +22,7 @@ from src.checkpoint import (
 from src.collectives import agree, start_time
 from src.config import Config
 from src.deploy.network_backend import NETWORK_OPTIONS, NetworkBackend, build_network
-from src.download import local_file
+from src.download import local_file, without_signature
 from src.errors import UserError
 from src.evaluation.session import evaluate_set, load_validation_set
 from src.initializer import initialize, set_head_prior
@@ -61,7 +62,9 @@ class Trainer:
         self.logger = setup_logger(self.folder, runtime.rank)
         self.checkpoint_folder = self.folder / f"ckpt_{runtime.rank}"
         if runtime.is_master:
-            (self.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+            with atomic_write(self.folder / "config.yaml") as handle:
+                public = {key: without_signature(value) for key, value in config.items()}
+                handle.write(Config(public).to_yaml())
         self.loader = create_train_loader(config, runtime)
         self.logger.info(self.loader.dataset.describe())
         self.validation_set = load_validation_set(config) if config.run_eval else None
@@ -166,6 +169,11 @@ class Trainer:
         if state is None:
             self.logger.warning("%s carries no training state (a published checkpoint): weights only", path)
             return
+        lacking = {"step", "steps_per_epoch", "best_map", "best_epoch"} - set(state)
+        if lacking:
+            raise UserError(
+                f"{path}: its training state lacks {', '.join(sorted(lacking))}; use it as pretrained_checkpoint"
+            )
         if state["steps_per_epoch"] != self.steps_per_epoch:
             self.step = round(state["step"] / state["steps_per_epoch"] * self.steps_per_epoch)
             self.logger.warning(
@@ -184,6 +192,11 @@ class Trainer:
                 raise UserError(
                     f"{path}: lacks {slot.name}; resume with the options that it was written with, or use it "
                     "as pretrained_checkpoint"
+                )
+            if tuple(values[slot.name].shape) != tuple(slot.shape):
+                raise UserError(
+                    f"{path}: {slot.name} has shape {tuple(values[slot.name].shape)}, this run wants "
+                    f"{tuple(slot.shape)}; resume with the options that it was written with"
                 )
             slot.set_data(ms.Tensor(values[slot.name], slot.dtype))
         updates = state.get("updates", self.step) if self.step == state["step"] else self.step

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import UserError, one_line
+from src.errors import UserError, one_line, shown
 
 # Results are tables of numpy integers (image_id int64, category_id int32; a class that the file lacks gets
 # an id above its largest), so larger ones are refused here and not cut there.
@@ -105,6 +105,7 @@ def load_detection_set(
     *,
     keep_empty: bool = True,
     invalid_boxes: str = "drop",
+    bad_annotations: str = "refuse",
 ) -> DetectionSet:
     """Read an annotation file.
 
@@ -117,6 +118,8 @@ def load_detection_set(
         class_names: names in the order of the network's outputs; categories are matched by name.
         keep_empty: keep pictures without objects.
         invalid_boxes: `drop` or `error`.
+        bad_annotations: `refuse` the file, or `drop` and count annotations of an unknown picture or category or
+            with no box, and entries of a picture id that was there before.
 
     Raises:
         UserError: an unreadable or empty file, a missing key, an unknown category or picture, a duplicate
@@ -124,27 +127,25 @@ def load_detection_set(
     """
     document = read_annotations(ann_file)
     category_ids, class_of = _match_categories(document["categories"], tuple(class_names), ann_file)
-    images = _index_images(document["images"], ann_file)
     dropped: Counter = Counter()
+    forgiving = bad_annotations == "drop"
+    images = _index_images(document["images"], ann_file, dropped if forgiving else None)
     boxes: dict = {image_id: [] for image_id in images}
     ignored: dict = {image_id: [] for image_id in images}
     for number, annotation in enumerate(document["annotations"]):
-        where = f"{ann_file}: annotation {_shown(annotation.get('id', number))}"
-        image = images.get(_field(annotation, "image_id", f"{ann_file}: annotations[{number}]"))
-        if image is None:
-            raise UserError(
-                f"{where}: image_id {_shown(repr(annotation['image_id']))} is not among the images"
-            )
-        category = _field(annotation, "category_id", where)
-        if category not in class_of:
-            raise UserError(
-                f"{where}: category_id {_shown(repr(category))} is not among the categories; add it there"
-            )
-        box, fault, is_ignored = annotated_box(annotation, image, where)
+        where = f"{ann_file}: annotation {shown(annotation.get('id', number))}"
+        try:
+            image, category = _picture_and_category(annotation, number, images, class_of, where, ann_file)
+            box, fault, is_ignored = annotated_box(annotation, image, where)
+        except UserError:
+            if not forgiving:
+                raise
+            dropped["annotations that cannot be used"] += 1
+            continue
         if fault:
             if invalid_boxes == "error":
                 raise UserError(
-                    f"{where}: box {_shown(repr(annotation['bbox']))} {fault}; correct it, or invalid_boxes=drop"
+                    f"{where}: box {shown(repr(annotation['bbox']))} {fault}; correct it, or invalid_boxes=drop"
                 )
             dropped[f"boxes: {fault}"] += 1
         elif is_ignored:
@@ -197,18 +198,18 @@ def _match_categories(categories, class_names, ann_file) -> tuple[tuple[int, ...
     id_of_name, seen = {}, set()
     for category in categories:
         name = str(_field(category, "name", f"{ann_file}: categories"))
-        where = f"{ann_file}: category {_shown(name)}"
+        where = f"{ann_file}: category {shown(name)}"
         category_id = _field(category, "id", where)
         if not _is_whole(category_id, _CATEGORY_LIMIT):
-            raise UserError(f"{where}: id {_shown(repr(category_id))} is no whole number of normal size")
+            raise UserError(f"{where}: id {shown(repr(category_id))} is no whole number of normal size")
         if name in id_of_name or category_id in seen:
             raise UserError(f"{where} (id {category_id}) is there twice")
         id_of_name[name] = category_id
         seen.add(category_id)
     unknown = [name for name in id_of_name if name not in class_names]
     if unknown:
-        shown = ", ".join(map(_shown, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-        raise UserError(f"{ann_file}: categories that are not in labels: {shown}; set labels to your classes")
+        names = ", ".join(map(shown, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        raise UserError(f"{ann_file}: categories that are not in labels: {names}; set labels to your classes")
     missing = [name for name in class_names if name not in id_of_name]
     if len(missing) == len(class_names):
         raise UserError(f"{ann_file}: it has no categories; list the classes of labels there")
@@ -221,13 +222,30 @@ def _match_categories(categories, class_names, ann_file) -> tuple[tuple[int, ...
     return ids, known
 
 
-def _index_images(entries, ann_file) -> dict:
+def _picture_and_category(annotation, number, images, class_of, where, ann_file) -> tuple[dict, object]:
+    """The entry of an annotation's picture, and its category's id; UserError where one is unknown."""
+    image = images.get(_field(annotation, "image_id", f"{ann_file}: annotations[{number}]"))
+    if image is None:
+        raise UserError(f"{where}: image_id {shown(repr(annotation['image_id']))} is not among the images")
+    category = _field(annotation, "category_id", where)
+    if category not in class_of:
+        raise UserError(
+            f"{where}: category_id {shown(repr(category))} is not among the categories; add it there"
+        )
+    return image, category
+
+
+def _index_images(entries, ann_file, dropped: Counter | None = None) -> dict:
+    """The entries by their id; the second of an id is an error, or counted in `dropped`."""
     images: dict = {}
     for number, entry in enumerate(entries):
         where = f"{ann_file}: images[{number}]"
         image_id = check_image(entry, where)
         if image_id in images:
-            raise UserError(f"{ann_file}: image id {image_id} is there twice")
+            if dropped is None:
+                raise UserError(f"{ann_file}: image id {image_id} is there twice")
+            dropped["picture entries of an id that is there twice"] += 1
+            continue
         images[image_id] = entry
     return images
 
@@ -241,18 +259,16 @@ def check_image(entry: dict, where: str) -> int:
     image_id = _field(entry, "id", where)
     if not _is_whole(image_id, _ID_LIMIT):
         raise UserError(
-            f"{where}: id {_shown(repr(image_id))} is no whole number; file names are free, ids not"
+            f"{where}: id {shown(repr(image_id))} is no whole number; file names are free, ids not"
         )
     name = _field(entry, "file_name", where)
     path = Path(name) if isinstance(name, str) else Path()
     if not path.name or path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{where}: file_name {_shown(name)} must be a path inside the folder of pictures")
+        raise UserError(f"{where}: file_name {shown(name)} must be a path inside the folder of pictures")
     for key in ("width", "height"):
-        side = _field(entry, key, f"{where} ({_shown(name)})")
+        side = _field(entry, key, f"{where} ({shown(name)})")
         if not _is_whole(side, _SIDE_LIMIT) or side < 1:
-            raise UserError(
-                f"{where} ({_shown(name)}): {key} {_shown(repr(side))} is no positive whole number"
-            )
+            raise UserError(f"{where} ({shown(name)}): {key} {shown(repr(side))} is no positive whole number")
     return image_id
 
 
@@ -275,7 +291,7 @@ def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:
         x, y, w, h = map(float, bbox)
     except (TypeError, ValueError, OverflowError):
         raise UserError(
-            f"{where}: bbox {_shown(repr(bbox))} is not four numbers [x, y, width, height]"
+            f"{where}: bbox {shown(repr(bbox))} is not four numbers [x, y, width, height]"
         ) from None
     if not all(map(math.isfinite, (x, y, w, h))):
         return None, "not finite"
@@ -310,7 +326,7 @@ def _check_files(records, image_dir, ann_file) -> None:
     if missing:
         raise UserError(
             f"{ann_file}: {len(missing)} of its {len(records)} pictures are not in {image_dir}, "
-            f"first {_shown(missing[0], 300)}"
+            f"first {shown(missing[0], 300)}"
         )
 
 
@@ -337,16 +353,9 @@ def _flag(entry: dict, key: str, where: str) -> bool:
     """A 0 or 1 of a JSON object, 0 where it is missing; the text "0" would count as true otherwise."""
     value = entry.get(key)
     if value not in (None, 0, 1):
-        raise UserError(f"{where}: {key} {_shown(repr(value))} is neither 0 nor 1")
+        raise UserError(f"{where}: {key} {shown(repr(value))} is neither 0 nor 1")
     return bool(value)
 
 
 def _is_whole(value, limit: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -limit < value < limit
-
-
-def _shown(value, length: int = 80) -> str:
-    """A value of the file for a message: one printable line of bounded length."""
-    text = str(value)
-    text = text if len(text) <= length else text[:length] + "..."
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

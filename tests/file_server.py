@@ -91,6 +91,9 @@ def file_server(behaviour: Behaviour) -> Iterator[str]:
                 self.wfile.write(sent)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda request, client: (
+        None
+    )  # a client that leaves early is what some tests are about
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -78,6 +78,26 @@ def test_odd_boxes_are_dropped_and_counted_or_refused(tmp_path):
             load_detection_set(*paths, NAMES, invalid_boxes="error")
 
 
+def test_annotations_that_cannot_be_used_are_refused_or_dropped_and_counted(tmp_path):
+    odd = [annotation(id=1, category_id=99), annotation(id=2, image_id=77), annotation(id=3, bbox=[1, 2]),
+           annotation(id=4, iscrowd="x"), annotation(id=5, image_id=[5])]  # fmt: skip
+    good = annotation(id=9)
+    images = [*BASE["images"], {**BASE["images"][0], "width": 3}]
+    paths = write(tmp_path, annotations=[*odd, good], images=images)
+    with pytest.raises(UserError, match="there twice"):
+        load_detection_set(*paths, NAMES)
+    dataset = load_detection_set(*paths, NAMES, bad_annotations="drop")
+    assert sum(len(record.boxes) for record in dataset.records) == 1
+    assert dataset.records[0].width == BASE["images"][0]["width"]  # the first entry counts
+    assert dataset.dropped == {
+        "annotations that cannot be used": 5,
+        "picture entries of an id that is there twice": 1,
+    }
+    for entry in odd:
+        with pytest.raises(UserError, match="annotation"):
+            load_detection_set(*write(tmp_path, annotations=[entry]), NAMES)
+
+
 def test_crowds_and_ignored_are_no_targets(tmp_path):
     annotations = [annotation(id=1, iscrowd=1), annotation(id=2, ignore=1), annotation(id=3)]
     dataset = load_detection_set(*write(tmp_path, annotations=annotations), NAMES)

@@ -13,7 +13,7 @@ import yaml
 
 from src.atomic import atomic_path, write_json
 from src.converters.labelled import LabelledObject, LabelledPicture, LabelledSet
-from src.errors import UserError
+from src.errors import UserError, refusal
 from src.logger import progress_bar
 
 PLACING = ("link", "copy")
@@ -110,9 +110,7 @@ def write_coco(found: LabelledSet, out: Path, options: WriteOptions) -> Conversi
         for place in written:
             shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(
-                f"--out: {out}: cannot be written ({error.strerror}); choose another folder"
-            ) from error
+            raise UserError(f"--out: {refusal(error, out)}") from error
         raise
     return result
 

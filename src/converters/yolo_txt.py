@@ -6,11 +6,10 @@ beside their pictures, and what a `data.yaml` says of `path`, `train`, `val` and
 an outline (`class x1 y1 x2 y2 ...`), of which the horizontal box is taken.
 """
 
+import contextlib
 import math
 from collections import Counter
 from pathlib import Path
-
-import yaml
 
 from src.converters.labelled import (
     SPLITS,
@@ -24,9 +23,10 @@ from src.converters.labelled import (
     split_by_share,
     without_repeats,
 )
-from src.errors import UserError, one_line
+from src.errors import UserError, shown
 from src.image_io import is_picture, read_size
 from src.logger import progress_bar
+from src.yaml_text import load_yaml
 
 _DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAME_FILES = (
@@ -176,7 +176,7 @@ def _checked(names, where: str) -> tuple[str, ...]:
         or any(isinstance(name, list | dict | None) for name in names)
     ):
         raise UserError(f"{where}: expected a list of names, or `number: name` lines")
-    names = tuple(str(name).strip() for name in names)
+    names = tuple(" ".join(str(name).split()) for name in names)
     twice = sorted({name for name in names if names.count(name) > 1 or not name})
     if twice:
         raise UserError(f"{where}: empty or named twice: {', '.join(map(repr, twice))}")
@@ -194,9 +194,9 @@ def _data_yaml(src: Path, options: ReadOptions) -> tuple[dict, Path | None]:
         if path != given and not path.is_file():
             continue
         try:
-            document = yaml.safe_load("\n".join(read_lines(path)))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not valid YAML: {one_line(error, 120)}") from error
+            document = load_yaml("\n".join(read_lines(path)))
+        except ValueError as error:
+            raise UserError(f"{path}: not valid YAML: {shown(error, 120)}") from error
         if not isinstance(document, dict):
             raise UserError(f"{path}: expected `names:` and other keys, found {type(document).__name__}")
         return document, path
@@ -274,9 +274,12 @@ def _resolve(word: str, roots: list[Path], where: str) -> Path:
     # Some tools write `../train/images` where they mean a folder beside data.yaml.
     for relative in (word, word.removeprefix("../")):
         for root in roots:
-            if (root / relative).exists():
-                return root / relative
-    raise UserError(f"{where}: no {word} in {' or '.join(map(str, dict.fromkeys(roots)))}; correct the path")
+            with contextlib.suppress(OSError, ValueError):  # no name that a file could have
+                if (root / relative).exists():
+                    return root / relative
+    raise UserError(
+        f"{where}: no {shown(word)} in {' or '.join(map(str, dict.fromkeys(roots)))}; correct the path"
+    )
 
 
 def _pictures(place: Path, src: Path) -> list[Path]:

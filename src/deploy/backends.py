@@ -161,7 +161,12 @@ def _open_onnx(path: Path) -> tuple[Callable, ModelSettings | None]:
         raise UserError(
             f"{path}: not a readable ONNX model ({first_line(error)}); export it again"
         ) from error
-    text = session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not a readable ONNX model (its metadata is no text); export it again"
+        ) from error
     settings = ModelSettings.from_yaml(text, path) if text else read_settings(path)
     name = session.get_inputs()[0].name
     return lambda batch: session.run(None, {name: batch}), settings

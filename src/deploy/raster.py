@@ -6,6 +6,7 @@ such a picture is decoded at once, up to `image_io.MAX_PIXELS`.
 """
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,14 @@ import numpy as np
 from src.errors import UserError
 from src.image_io import PICTURE_SUFFIXES, read_rgb
 
+# GDAL's format of a file by its ending, so that the content cannot choose another.
+_DRIVERS = {
+    ".vrt": "VRT", ".img": "HFA", ".jp2": "JP2OpenJPEG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP",
+    ".gif": "GIF", ".webp": "WEBP",
+}  # fmt: skip
+_REMOTE = re.compile(
+    rb"/vsi|[a-z][a-z0-9+.-]*://|<GDAL_|(?:WMS|WMTS|WCS|PG|PLMOSAIC|OGCAPI):|PixelFunctionLanguage", re.I
+)
 _PLAIN_SUFFIXES = tuple(suffix for suffix in PICTURE_SUFFIXES if not suffix.startswith(".tif"))
 _CACHE_BYTES = 256 << 20  # of decoded blocks in GDAL, for rows of tiles that overlap
 _SAMPLE_PIXELS = 4_000_000  # of which percentiles are taken
@@ -220,11 +229,33 @@ def _open(rasterio, path: Path):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        dataset = rasterio.open(path)
+        dataset = rasterio.open(path, driver=_driver(path))
         if dataset.driver != "GTiff":
             return dataset
         dataset.close()
-        return rasterio.open(path, NUM_THREADS="ALL_CPUS")
+        return rasterio.open(path, driver="GTiff", NUM_THREADS="ALL_CPUS")
+
+
+def _driver(path: Path) -> str:
+    """GDAL's name of the format that a file of this ending is of.
+
+    Left alone GDAL goes by the content: a `.tif` that is a VRT, WMS or SQLite file in truth would lead to other
+    files and addresses. A `.vrt` is a list of other files by nature, but of files of this host alone.
+
+    Raises:
+        UserError: a `.vrt` that names an address or a virtual file system.
+    """
+    driver = _DRIVERS.get(path.suffix.lower(), "GTiff")
+    if driver == "VRT":
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        if _REMOTE.search(text):
+            raise UserError(
+                f"{path}: names an address or a virtual file; name plain files of this host in it"
+            )
+    return driver
 
 
 def _georeference(dataset):

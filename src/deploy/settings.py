@@ -12,7 +12,8 @@ import yaml
 
 from src.atomic import atomic_write
 from src.config import Config, overlay
-from src.errors import UserError
+from src.errors import UserError, shown
+from src.yaml_text import load_yaml
 
 RAW, DECODED, DETECTIONS = "raw", "decoded", "detections"
 
@@ -84,12 +85,18 @@ class ModelSettings:
             UserError: no YAML, or a key is missing, unknown or of the wrong kind.
         """
         try:
-            document = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"{where}: settings of the model are no YAML; export it again") from error
+            document = load_yaml(text)
+        except ValueError as error:
+            raise UserError(
+                f"{where}: settings of the model are no YAML ({error}); export it again"
+            ) from error
         known = {field.name for field in fields(cls)}
         if not isinstance(document, Mapping) or set(document) != known:
-            wrong = sorted(map(str, known ^ set(document))) if isinstance(document, Mapping) else "no keys"
+            wrong = (
+                shown(sorted(map(str, known ^ set(document))), 300)
+                if isinstance(document, Mapping)
+                else "no keys"
+            )
             raise UserError(
                 f"{where}: settings of the model lack or have too many keys: {wrong}; export it again"
             )
@@ -108,8 +115,10 @@ class ModelSettings:
                 letterbox_enlarge=bool(document["letterbox_enlarge"]),
                 tile_size=int(document["tile_size"]),
             )
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{where}: settings of the model: {error}; export it again") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"{where}: settings of the model: {shown(error, 200)}; export it again"
+            ) from error
 
     def laid_over(self, config: Config) -> Config:
         """The options with what the model fixes; a client need not repeat them.

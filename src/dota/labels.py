@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import UserError
+from src.atomic import atomic_write
+from src.errors import UserError, shown
 
+_FURTHEST = 10_000_000  # pixels; DOTA's largest scene has 29,200
 CLASSES_V1_0 = (
     "plane", "ship", "storage-tank", "baseball-diamond", "tennis-court", "basketball-court",
     "ground-track-field", "harbor", "bridge", "large-vehicle", "small-vehicle", "helicopter", "roundabout",
@@ -65,14 +67,15 @@ def _parse(words: list[str], class_names, where: str) -> DotaObject:
     name = words[numbers]
     if class_names is not None and name not in class_names:
         raise UserError(
-            f"{where}: class {name!r} is not one of {', '.join(class_names)}; choose the --version of the labels"
+            f"{where}: class {shown(repr(name))} is not one of {', '.join(class_names)}; choose the --version of "
+            "the labels"
         )
     flag = words[numbers + 1] if len(words) > numbers + 1 else "0"
     if flag not in ("0", "1", "2"):  # 2 occurs in v1.5: very small
-        raise UserError(f"{where}: difficult is {flag!r}, expected 0 or 1")
+        raise UserError(f"{where}: difficult is {shown(repr(flag))}, expected 0 or 1")
     values = np.array([float(word) for word in words[:numbers]])
-    if not np.isfinite(values).all():
-        raise UserError(f"{where}: a coordinate is not finite")
+    if not (np.abs(values) <= _FURTHEST).all():  # not finite fails too
+        raise UserError(f"{where}: a coordinate is not finite, or over {_FURTHEST} pixels; correct the line")
     if numbers == 4:
         x1, y1, x2, y2 = values
         values = np.array([x1, y1, x2, y1, x2, y2, x1, y2])
@@ -95,4 +98,5 @@ def write_labels(
     for entry in objects:
         coordinates = " ".join(f"{value:.1f}" for value in entry.polygon.reshape(-1))
         lines.append(f"{coordinates} {entry.name} {int(entry.difficult)}")
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with atomic_write(path) as handle:
+        handle.write("\n".join(lines) + "\n")

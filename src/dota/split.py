@@ -1,5 +1,6 @@
 """DOTA scenes cut into overlapping tiles with annotations in COCO's format."""
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -166,7 +167,7 @@ def find_scenes(src: Path, need_labels: bool = True) -> list[tuple[Path, Path | 
 def split_set(src: Path, out: Path, split: str, options: SplitOptions, workers: int = 1, labels: bool = True):
     """Cut all scenes of `src` to `out/{split}/` and `out/annotations/{split}.json`; returns `SplitCounts`.
 
-    The result does not depend on the number of workers.
+    The result does not depend on the number of workers; after an error nothing of it stays.
 
     Raises:
         UserError: bad input, or the output folder has tiles of an earlier run.
@@ -175,10 +176,18 @@ def split_set(src: Path, out: Path, split: str, options: SplitOptions, workers: 
     out_dir, ann_file = out / split, out / "annotations" / f"{split}.json"
     if out_dir.is_dir() and any(out_dir.iterdir()):
         raise UserError(f"--out: {out_dir} is not empty; remove it or choose another folder")
-    out_dir.mkdir(parents=True, exist_ok=True)
-    ann_file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        ann_file.parent.mkdir(parents=True, exist_ok=True)
+        return _split_pairs(pairs, out_dir, ann_file, options, workers)
+    except BaseException:
+        shutil.rmtree(out_dir, ignore_errors=True)  # tiles without annotations, which a second try would meet
+        raise
+
+
+def _split_pairs(pairs, out_dir: Path, ann_file: Path, options: SplitOptions, workers: int) -> SplitCounts:
     counts, images, annotations = SplitCounts(scenes=len(pairs)), [], []
-    with progress_bar(len(pairs), f"split {split}", "scene") as bar:
+    with progress_bar(len(pairs), f"split {out_dir.name}", "scene") as bar:
         for records, scene_counts in _run(pairs, out_dir, options, workers):
             counts.scene_objects += scene_counts["scene_objects"]
             counts.dropped_tiles += scene_counts["dropped_tiles"]

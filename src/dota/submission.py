@@ -16,12 +16,13 @@ import numpy as np
 from src.atomic import atomic_path
 from src.deploy.merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
 from src.dota.labels import read_labels
-from src.errors import UserError
+from src.errors import UserError, shown
 from src.evaluation.dota_metrics import DotaResult, SceneObjects, evaluate_dota
 from src.evaluation.postprocess import Detections
 from src.yolo_dataset import DetectionSet, read_annotations
 
 _TILE_NAME = re.compile(r"(?P<scene>.+)__x(?P<x>\d+)__y(?P<y>\d+)")
+_LARGEST_FILE = 256 << 20  # of a submission, a class
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: equal content, equal file
 
 
@@ -59,10 +60,17 @@ def find_places(dataset: DetectionSet) -> tuple[dict[int, TilePlace], dict[str, 
         entry = entries.get(record.id, {})
         name = _TILE_NAME.fullmatch(record.path.stem)
         if {"scene", "offset", "scene_size"} <= entry.keys():
-            scene, (x, y), (width, height) = str(entry["scene"]), entry["offset"], entry["scene_size"]
-            if not (0 <= x < width and 0 <= y < height):
+            scene = str(entry["scene"])
+            try:
+                (x, y), (width, height) = entry["offset"], entry["scene_size"]
+                fits = all(type(value) is int for value in (x, y, width, height))
+                fits = fits and 0 <= x < width < 2**31 and 0 <= y < height < 2**31
+            except (TypeError, ValueError):
+                fits = False
+            if not fits:
                 raise UserError(
-                    f"{dataset.ann_file}: {record.path.name} has an offset outside of its scene_size"
+                    f"{dataset.ann_file}: {record.path.name} has an offset outside of its scene_size "
+                    f"({shown(entry['offset'])} in {shown(entry['scene_size'])}); split the scenes again"
                 )
         else:
             scene, x, y = (
@@ -170,23 +178,27 @@ def read_submission(path: Path, class_names) -> dict[str, Detections]:
                 name = entry.removeprefix("Task2_").removesuffix(".txt")
                 if f"Task2_{name}.txt" != entry or name not in class_names:
                     raise UserError(
-                        f"{path}: {entry}: expected Task2_<class>.txt of {', '.join(class_names)}"
+                        f"{path}: {shown(entry)}: expected Task2_<class>.txt of {', '.join(class_names)}"
                     )
                 label = list(class_names).index(name)
+                if archive.getinfo(entry).file_size > _LARGEST_FILE:
+                    raise UserError(f"{path}: {shown(entry)}: over {_LARGEST_FILE} bytes unpacked; a bomb?")
                 for number, line in enumerate(archive.read(entry).decode().splitlines(), start=1):
                     words = line.split()
                     try:
                         scene, *numbers = words
                         score, *box = map(float, numbers)
-                        if len(box) != 4:
+                        if len(box) != 4 or not np.isfinite(np.float32([score, *box])).all():
                             raise ValueError
                     except ValueError:
                         raise UserError(
                             f"{path}: {entry}:{number}: expected scene, score, xmin, ymin, xmax, ymax"
                         ) from None
                     rows[scene].append((label, score, *box))
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a submission that can be read ({error})") from error
+    except UserError:
+        raise
+    except Exception as error:  # zipfile's own kinds and those of its decompressors
+        raise UserError(f"{path}: not a submission that can be read ({shown(error)})") from error
     scenes = {}
     for scene, values in rows.items():
         table = np.array(values, np.float64)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from src.atomic import atomic_write
-from src.errors import UserError
+from src.errors import UserError, shown
 
 FILE_NAME = "results.csv"
 
@@ -55,7 +55,7 @@ def read_history(path: Path) -> list[EpochRow]:
         return [_row(line) for line in lines[1:]]
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise UserError(
-            f"{path}: not a table of epochs ({error}); move it away to start a new one"
+            f"{path}: not a table of epochs ({shown(error)}); move it away to start a new one"
         ) from error
 
 

@@ -4,13 +4,12 @@ Those versions give each layer a name of their own (`module_list.0.Conv2d.weight
 `backbone.conv1.conv.weight`) but declare the layers in Darknet's order, which a state dict keeps.
 """
 
-import pickle
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from src.errors import UserError
+from src.errors import UserError, shown
 from src.weights.conversion import Conversion
 from src.weights.layer_order import Convolution, Layer, convolutions
 
@@ -40,7 +39,7 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: reading PyTorch files needs PyTorch: pip install torch") from error
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of a damaged file anything from struct.error to AssertionError
         raise UserError(
             f"{path}: no state dict that loads without running code from the file (truncated, or a whole pickled "
             "model); where it was made, save model.state_dict() instead"
@@ -50,9 +49,14 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
             loaded = next((loaded[place] for place in _PLACES if isinstance(loaded.get(place), dict)), loaded)
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: holds a {type(loaded).__name__}, not a state dict; save model.state_dict()")
-    return {
-        str(key): value.float().numpy() for key, value in loaded.items() if isinstance(value, torch.Tensor)
-    }
+    try:
+        return {
+            str(key): value.float().numpy()
+            for key, value in loaded.items()
+            if isinstance(value, torch.Tensor)
+        }
+    except Exception as error:  # quantised, sparse, complex or without storage
+        raise UserError(f"{path}: holds tensors that are no plain numbers ({shown(error)})") from error
 
 
 def match_state(path: Path, state: dict[str, np.ndarray], layers: list[Layer]) -> Conversion:

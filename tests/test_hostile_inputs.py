@@ -595,3 +595,11 @@ def test_zip_entries_with_terminal_codes_are_shown_as_text(tmp_path):
     with pytest.raises(UserError) as caught:
         unpack_once(tmp_path / "a.zip", tmp_path / "out")
     assert str(caught.value).isprintable()
+
+
+def test_every_test_that_the_table_of_attacks_names_is_there():
+    table = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    written = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    names = set(re.findall(r"\b(test_\w+)\b(?!\.py)", table))
+    assert len(names) > 20
+    assert {name for name in names if f"def {name}(" not in written} == set()

@@ -1,5 +1,6 @@
 """The project's side of the benchmark: cases of a worker process (`benchmarks/peers/serve.py`)."""
 
+import json
 import logging
 import shutil
 import tempfile
@@ -15,21 +16,26 @@ import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
 from mindspore import Tensor, nn  # noqa: E402
 
+from benchmarks.maps import decoded_maps  # noqa: E402
 from benchmarks.peers.serve import Case, serve  # noqa: E402
 from src.checkpoint import save_checkpoint  # noqa: E402
 from src.config import Config, load_config  # noqa: E402
 from src.data_loader import planes_first  # noqa: E402
 from src.deploy.export import export_model  # noqa: E402
+from src.deploy.merge import TileDetections, merge_scene  # noqa: E402
 from src.deploy.network_backend import NetworkBackend, build_network  # noqa: E402
 from src.deploy.scenes import SceneOptions, detect_scene  # noqa: E402
-from src.dota.split import SplitOptions, split_set  # noqa: E402
+from src.dota.split import SplitOptions, split_set, tile_starts  # noqa: E402
 from src.evaluation.postprocess import PostprocessOptions, postprocess  # noqa: E402
 from src.evaluation.session import evaluate_set, load_validation_set, postprocess_options  # noqa: E402
+from src.image_io import write_image  # noqa: E402
 from src.initializer import initialize, set_head_prior  # noqa: E402
 from src.runtime import setup_runtime  # noqa: E402
+from src.sample.scenes import draw_scene  # noqa: E402
 from src.train_setup import create_augment, create_forward, create_optimizer, create_train_step  # noqa: E402
 
 SCORE_THRESHOLD = 0.001
+FULL_SHAPE, FULL_LAYERS = (64, 128, 256, 512, 1024), (1, 2, 8, 8, 4)
 HEAD_PRIOR = 0.01  # untrained heads then pass some hundred boxes a tile to the suppression
 
 
@@ -267,6 +273,96 @@ def split_case(scenes: str, suffix: str, tile_size: int) -> Case:
     return {"everything": everything, "codec": codec}, {}
 
 
+class RecordedBackend:
+    """Answers with decoded maps that were recorded, one after the other, instead of running a network."""
+
+    def __init__(self, recorded: list[list[np.ndarray]]):
+        self.recorded, self.calls = recorded, 0
+
+    def predict(self, images: np.ndarray) -> list[np.ndarray]:
+        """The next of the recorded maps for every picture."""
+        self.calls += 1
+        maps = self.recorded[self.calls % len(self.recorded)]
+        return [np.repeat(level[None], len(images), 0) for level in maps]
+
+
+def recorded_case(tiles: int, size: int) -> Case:
+    """A whole evaluation of so many tiles in which recorded maps stand in for the network."""
+    folder = tempfile.TemporaryDirectory(prefix="tiles-")
+    root = Path(folder.name)
+    classes = len(load_config([]).labels)
+    rng = np.random.default_rng(0)
+    write_many_tiles(root, tiles, classes, rng)
+    config = options(0, FULL_SHAPE, FULL_LAYERS, f"--testing_shape={size}", f"--data_dir={root}")
+    dataset = load_validation_set(config)
+    maps = [decoded_maps(rng, size, classes) for _ in range(8)]
+    backend = RecordedBackend([[found[f"trained{level}"] for level in range(3)] for found in maps])
+
+    def everything(root: Path = root, keep=folder) -> int:
+        return len(evaluate_set(backend, dataset, config, root, Runtime()).table)
+
+    return {"everything": everything}, {}
+
+
+def write_many_tiles(root: Path, tiles: int, classes: int, rng: np.random.Generator) -> None:
+    """A validation set of so many 600 x 600 JPEG names on ten files, with 30 random objects each."""
+    for name in ("annotations", "val"):
+        (root / name).mkdir()
+    drawn = [draw_scene(number, 600)[0] for number in range(10)]
+    images, annotations = [], []
+    for number in range(tiles):
+        path = root / "val" / f"{number}.jpg"
+        if number < len(drawn):
+            write_image(path, drawn[number])
+        else:
+            path.hardlink_to(root / "val" / f"{number % len(drawn)}.jpg")
+        images.append({"id": number + 1, "file_name": path.name, "width": 600, "height": 600})
+        for x, y, w, h in np.column_stack([rng.uniform(0, 540, (30, 2)), rng.uniform(8, 60, (30, 2))]).round(
+            1
+        ):
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number + 1, "category_id": int(rng.integers(classes)) + 1,
+                 "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+            )  # fmt: skip
+    names = load_config([]).labels
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / "val.json").write_text(json.dumps(document))
+
+
+def merge_case(boxes: int) -> Case:
+    """About so many detections of a scene's tiles, each object seen by every tile that shows part of it."""
+    found = scene_detections(boxes)
+    return {"merge": lambda: len(merge_scene(found))}, {"found": len(found.boxes)}
+
+
+def scene_detections(boxes: int, tile: int = 608, overlap: float = 0.2) -> TileDetections:
+    """Objects of 8 to 80 pixels at an even density, 100 a tile, as overlapping tiles would report them."""
+    rng = np.random.default_rng(0)
+    side = max(tile, round(tile * (1 - overlap) * (boxes / 100) ** 0.5))
+    starts = tile_starts(side, tile, overlap)
+    windows = np.array([(x, y, x + tile, y + tile) for y in starts for x in starts], np.float64)
+    objects = round(boxes / (1 + overlap) ** 2)  # strips of the overlap are seen twice
+    centre, sides = rng.uniform(0, side, (objects, 2)), rng.uniform(8, 80, (objects, 2))
+    truth = np.concatenate([centre - sides / 2, centre + sides / 2], 1).clip(0, side)
+    classes = rng.integers(0, 16, objects).astype(np.int32)
+    by_row = np.argsort(truth[:, 1], kind="stable")
+    truth, classes = truth[by_row], classes[by_row]
+    found, labels, tiles = [], [], []
+    for number, (x1, y1, x2, y2) in enumerate(windows):
+        near = slice(np.searchsorted(truth[:, 1], y1 - 80), np.searchsorted(truth[:, 1], y2))
+        clipped = truth[near].clip((x1, y1, x1, y1), (x2, y2, x2, y2))
+        shown = ((clipped[:, 2:] - clipped[:, :2]) > 4).all(1)
+        found.append(clipped[shown] + rng.normal(0, 0.5, (shown.sum(), 4)))
+        labels.append(classes[near][shown])
+        tiles.append(np.full(shown.sum(), number))
+    total = sum(map(len, found))
+    return TileDetections(
+        np.concatenate(found), rng.uniform(0.3, 1, total).astype(np.float32), np.concatenate(labels),
+        np.concatenate(tiles), windows, (side, side),
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
     serve(
         {
@@ -280,5 +376,7 @@ if __name__ == "__main__":
             "evaluate": evaluate_case,
             "scene": scene_case,
             "split": split_case,
+            "recorded": recorded_case,
+            "merge": merge_case,
         }
     )

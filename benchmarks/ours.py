@@ -19,6 +19,7 @@ from mindspore import Tensor, nn  # noqa: E402
 from benchmarks.maps import decoded_maps  # noqa: E402
 from benchmarks.peers.serve import Case, serve  # noqa: E402
 from src.checkpoint import save_checkpoint  # noqa: E402
+from src.compile_cache import CompileCache  # noqa: E402
 from src.config import Config, load_config  # noqa: E402
 from src.data_loader import planes_first  # noqa: E402
 from src.deploy.export import export_model  # noqa: E402
@@ -99,12 +100,13 @@ def exported_case(path: str, size: int, batch: int) -> Case:
     return {"forward": run}, {}
 
 
-def train_case(classes: int, sizes: list[int], data: str, shape, layers, words: list[str] = ()) -> Case:
+def train_case(classes: int, sizes: list[int], data: str, shape, layers, cache: str = "") -> Case:
     """A whole step as train.py runs it, at each of the sizes; the rate is zero, so the network stays.
 
-    Also the loss with its gradients alone, on the raw maps that the first size would give.
+    Also the loss with its gradients alone, on the raw maps that the first size would give. `cache` is the folder of
+    the compile cache; then "first" is the first step of the first size.
     """
-    config = options(classes, shape, layers, *words)
+    config = options(classes, shape, layers)
     network = build_network(config)
     initialize(network, config.seed)
     optimizer = create_optimizer(config, network, np.zeros(100_000, np.float32))
@@ -122,6 +124,14 @@ def train_case(classes: int, sizes: list[int], data: str, shape, layers, words: 
             images = rng.integers(0, 256, (len(images), 3, size, size), np.uint8)
 
         runs[f"step {size}"] = partial(finished, step, Tensor(images), boxes)
+    if cache:
+        stored = CompileCache(Path(cache), config, [sizes, boxes.shape])
+
+        def first() -> float:
+            with stored.use():
+                return runs[f"step {sizes[0]}"]()
+
+        runs["first"] = first
     runs["loss"] = loss_run(forward.loss, random_maps(rng, len(boxes), sizes[0], classes), boxes)
     return runs, described(network)
 

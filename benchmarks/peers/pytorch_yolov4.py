@@ -277,7 +277,7 @@ def train_case(classes: int, size: int, data: str, shape, layers, threads: int) 
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     return {"step": step}, info
 
@@ -294,7 +294,7 @@ def loss_case(data: str, threads: int) -> Case:
             level.grad = None
         loss = yolo_loss(raw, boxes, size)
         loss.backward()
-        return [float(loss), *(float(level.grad.abs().sum()) for level in raw)]
+        return [float(loss.detach()), *(float(level.grad.abs().sum()) for level in raw)]
 
     return {"value": value}, {}
 

@@ -20,6 +20,7 @@ from src.checkpoint import (
     save_checkpoint,
 )
 from src.collectives import agree, start_time
+from src.compile_cache import CompileCache
 from src.config import Config
 from src.deploy.network_backend import NETWORK_OPTIONS, NetworkBackend, build_network
 from src.download import local_file, without_signature
@@ -93,6 +94,7 @@ class Trainer:
         self.parameters = list(self.network.get_parameters())  # without what training adds
         self.average = MovingAverage(self.network, config.ema_decay) if config.ema_decay else None
         self.step = 0  # steps done, over all epochs
+        self.is_compiled = False
         self.best_map, self.best_epoch = -1.0, 0
         self.epoch_meter = LossMeter()
         self.evaluated_epoch = 0
@@ -283,7 +285,21 @@ class Trainer:
             images, boxes = ms.Tensor(batch.images), ms.Tensor(batch.boxes)
             if self._is_adversarial():
                 images = self._attacked(images, boxes)
-            yield *self.train_step(images, boxes), batch
+            yield *self._compiled_step(images, boxes), batch
+
+    def _compiled_step(self, images: ms.Tensor, boxes: ms.Tensor) -> tuple:
+        """Loss and parts of a step; the first step's graph comes from the compile cache or goes there.
+
+        Later shapes of multi-scale training are compiled: the cache is of one graph a run.
+        """
+        cached = self.config.compile_cache and self.runtime.group_size == 1 and self.config.accumulate == 1
+        if not cached or self.is_compiled:
+            return self.train_step(images, boxes)
+        inputs = [images.shape, boxes.shape, len(self.rates)]
+        with CompileCache(Path(self.config.compile_cache), self.config, inputs).use():
+            result = self.train_step(images, boxes)
+        self.is_compiled = True
+        return result
 
     def _is_stopped(self) -> bool:
         """Whether a rank was asked to stop; all ranks hear it at the same step."""

@@ -1,0 +1,392 @@
+"""The project's side of the benchmark: cases of a worker process (`benchmarks/peers/serve.py`)."""
+
+import json
+import logging
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from src.runtime import Runtime, prepare_environment
+
+prepare_environment()  # before anything imports MindSpore
+
+import cv2  # noqa: E402
+import mindspore as ms  # noqa: E402
+import numpy as np  # noqa: E402
+from mindspore import Tensor, nn  # noqa: E402
+
+from benchmarks.maps import decoded_maps  # noqa: E402
+from benchmarks.peers.serve import Case, serve  # noqa: E402
+from src.checkpoint import save_checkpoint  # noqa: E402
+from src.compile_cache import CompileCache  # noqa: E402
+from src.config import Config, load_config  # noqa: E402
+from src.data_loader import planes_first  # noqa: E402
+from src.deploy.export import export_model  # noqa: E402
+from src.deploy.merge import TileDetections, merge_scene  # noqa: E402
+from src.deploy.network_backend import NetworkBackend, build_network  # noqa: E402
+from src.deploy.scenes import SceneOptions, detect_scene  # noqa: E402
+from src.dota.split import SplitOptions, split_set, tile_starts  # noqa: E402
+from src.evaluation.postprocess import PostprocessOptions, postprocess  # noqa: E402
+from src.evaluation.session import evaluate_set, load_validation_set, postprocess_options  # noqa: E402
+from src.image_io import write_image  # noqa: E402
+from src.initializer import initialize, set_head_prior  # noqa: E402
+from src.runtime import setup_runtime  # noqa: E402
+from src.sample.scenes import draw_scene  # noqa: E402
+from src.train_setup import create_augment, create_forward, create_optimizer, create_train_step  # noqa: E402
+
+SCORE_THRESHOLD = 0.001
+FULL_SHAPE, FULL_LAYERS = (64, 128, 256, 512, 1024), (1, 2, 8, 8, 4)
+HEAD_PRIOR = 0.01  # untrained heads then pass some hundred boxes a tile to the suppression
+
+
+def options(classes: int, shape, layers, *words: str) -> Config:
+    """The options of a network on the CPU, of DOTA's classes where `classes` is 0; the rest as it comes."""
+    labels = [f"--labels={','.join(f'class{number}' for number in range(classes))}"] if classes else []
+    words = [
+        "--device_target=CPU", "--is_distributed=0", f"--backbone_shape={list(shape)}",
+        f"--backbone_input_shape={[shape[0] // 2, *shape[:-1]]}", f"--backbone_layers={list(layers)}", *labels,
+        *words,
+    ]  # fmt: skip
+    config = load_config(words)
+    setup_runtime(config)
+    logging.disable(logging.INFO)
+    return config
+
+
+def described(network: nn.Cell) -> dict:
+    """What the driver reports of a network."""
+    return {"parameters": sum(parameter.size for parameter in network.trainable_params())}
+
+
+def forward_case(classes: int, size: int, batch: int, shape, layers) -> Case:
+    """The network in memory, in evaluation mode, BatchNorm not folded: float32 pictures to raw maps."""
+    config = options(classes, shape, layers)
+    network = build_network(config).set_train(False)
+    images = Tensor(np.random.default_rng(0).normal(size=(batch, 3, size, size)).astype(np.float32))
+
+    def run() -> None:
+        for level in network(images):
+            level.asnumpy()
+
+    return {"forward": run}, described(network)
+
+
+def export_case(classes: int, size: int, shape, layers, folder: str) -> Case:
+    """Write a checkpoint, and of it a MINDIR and an ONNX file of raw maps with BatchNorm folded."""
+    config = options(classes, shape, layers, f"--testing_shape={size}", "--keep_detect=0")
+    network = build_network(config)
+    initialize(network, 1)
+    checkpoint = Path(folder) / "network.ckpt"
+    save_checkpoint(list(network.get_parameters()), checkpoint, None)
+    config = config.replace(ckpt_file=str(checkpoint))
+
+    def write(kind: str) -> None:
+        export_model(config.replace(file_format=kind, file_name=str(Path(folder) / "network")))
+
+    return {"MINDIR": lambda: write("MINDIR"), "ONNX": lambda: write("ONNX")}, {}
+
+
+def exported_case(path: str, size: int, batch: int) -> Case:
+    """A MINDIR by MindSpore: float32 pictures to raw maps."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    cell = nn.GraphCell(ms.load(path))
+    images = Tensor(np.random.default_rng(0).normal(size=(batch, 3, size, size)).astype(np.float32))
+
+    def run() -> None:
+        for level in cell(images):
+            level.asnumpy()
+
+    return {"forward": run}, {}
+
+
+def train_case(classes: int, sizes: list[int], data: str, shape, layers, cache: str = "") -> Case:
+    """A whole step as train.py runs it, at each of the sizes; the rate is zero, so the network stays.
+
+    Also the loss with its gradients alone, on the raw maps that the first size would give. `cache` is the folder of
+    the compile cache; then "first" is the first step of the first size.
+    """
+    config = options(classes, shape, layers)
+    network = build_network(config)
+    initialize(network, config.seed)
+    optimizer = create_optimizer(config, network, np.zeros(100_000, np.float32))
+    forward = create_forward(config, network)
+    step = create_train_step(config, forward, optimizer, None, None, 1)
+    arrays = np.load(data)
+    boxes = np.zeros((len(arrays["boxes"]), config.max_box, 5), np.float32)
+    boxes[:, : arrays["boxes"].shape[1]] = arrays["boxes"]
+    boxes = Tensor(boxes)
+    rng = np.random.default_rng(0)
+    runs = {}
+    for size in sizes:
+        images = arrays["images"]
+        if images.shape[2] != size:
+            images = rng.integers(0, 256, (len(images), 3, size, size), np.uint8)
+
+        runs[f"step {size}"] = partial(finished, step, Tensor(images), boxes)
+    if cache:
+        stored = CompileCache(Path(cache), config, [sizes, boxes.shape])
+
+        def first() -> float:
+            with stored.use():
+                return runs[f"step {sizes[0]}"]()
+
+        runs["first"] = first
+    runs["loss"] = loss_run(forward.loss, random_maps(rng, len(boxes), sizes[0], classes), boxes)
+    return runs, described(network)
+
+
+def finished(step: nn.Cell, images: Tensor, boxes: Tensor) -> float:
+    """The loss of a step, when all of the step is done."""
+    total, parts = step(images, boxes)
+    parts.asnumpy()
+    return float(total.asnumpy())
+
+
+def random_maps(rng, batch: int, size: int, classes: int) -> list[np.ndarray]:
+    """Raw maps of strides 32, 16, 8."""
+    shapes = [(batch, 3 * (5 + classes), size // stride, size // stride) for stride in (32, 16, 8)]
+    return [rng.normal(0, 1, shape).astype(np.float32) for shape in shapes]
+
+
+def loss_run(loss: nn.Cell, raw: list[np.ndarray], boxes: Tensor):
+    """Loss and its gradients for raw maps: the loss and the sums of the gradients' magnitudes."""
+    gradients = ms.jit(ms.value_and_grad(loss, grad_position=(0, 1, 2), has_aux=True))
+    maps = [Tensor(level) for level in raw]
+
+    def run() -> list[float]:
+        (total, _), grads = gradients(*maps, boxes)
+        return [float(total.asnumpy()), *(float(np.abs(grad.asnumpy()).sum()) for grad in grads)]
+
+    return run
+
+
+def loss_case(classes: int, data: str) -> Case:
+    """Loss and gradient on the raw maps of a file, to compare with a peer's."""
+    from src.loss import YoloLoss
+
+    ms.set_context(mode=ms.GRAPH_MODE)
+    arrays = np.load(data)
+    raw = [arrays[f"raw{level}"] for level in range(3)]
+    return {"value": loss_run(YoloLoss(classes), raw, Tensor(arrays["boxes"]))}, {}
+
+
+def augment_case(size: int, data: str, pictures: int) -> Case:
+    """So many times a file's picture, one after the other, in one thread, to the uint8 planes of a batch."""
+    cv2.setNumThreads(1)
+    arrays = np.load(data)
+    image, boxes, classes = arrays["image"], arrays["boxes"][:, :4], arrays["boxes"][:, 4].astype(np.int32)
+    augment = create_augment(load_config(["--device_target=CPU"]))
+    rng = np.random.default_rng(0)
+    planes = np.empty((3, size, size), np.uint8)
+
+    def run() -> None:
+        for _ in range(pictures):
+            planes_first(augment(rng, image, boxes, classes, (size, size))[0], planes)
+
+    return {"augment": run}, {}
+
+
+def detect_case(data: str, size: int) -> Case:
+    """One picture's decoded maps of a file to its detections."""
+    arrays = np.load(data)
+    post = PostprocessOptions(score_threshold=SCORE_THRESHOLD)
+    runs = {}
+    for kind in ("trained", "untrained"):
+        maps = [arrays[f"{kind}{level}"] for level in range(3)]
+        runs[kind] = lambda maps=maps: len(postprocess(maps, (size, size), post))
+    return runs, {}
+
+
+def evaluate_case(classes: int, size: int, shape, layers, tiles: str, batch: int) -> Case:
+    """A whole evaluation of a set of tiles, and the network alone on as many pictures.
+
+    Reading, resizing, suppression, the JSON file and the metrics are in; loading and compiling are not.
+    """
+    config = options(
+        classes, shape, layers, f"--testing_shape={size}", f"--data_dir={tiles}", f"--eval_batch_size={batch}"
+    )
+    dataset = load_validation_set(config)
+    network = build_network(config)
+    initialize(network, 1)
+    set_head_prior(network, HEAD_PRIOR)
+    backend = NetworkBackend(network, config)
+    images = np.random.default_rng(0).integers(0, 256, (batch, 3, size, size), np.uint8)
+    count = len(dataset.records)
+
+    def everything() -> int:
+        with tempfile.TemporaryDirectory() as folder:
+            return len(evaluate_set(backend, dataset, config, Path(folder), Runtime()).table)
+
+    def alone() -> None:
+        for _ in range(-(-count // batch)):
+            backend.predict(images)
+
+    return {"everything": everything, "network": alone}, {"tiles": count}
+
+
+def scene_case(classes: int, size: int, shape, layers, scene: str, batch: int) -> Case:
+    """A whole scene, and the network alone on as many tiles."""
+    config = options(classes, shape, layers, f"--testing_shape={size}")
+    network = build_network(config)
+    initialize(network, 1)
+    set_head_prior(network, HEAD_PRIOR)
+    backend = NetworkBackend(network, config)
+    post = postprocess_options(config)
+    settings = SceneOptions(batch_size=batch, preview_side=0)
+    names = tuple(config.labels)
+    images = np.random.default_rng(0).integers(0, 256, (batch, 3, size, size), np.uint8)
+    found = {}
+
+    def everything() -> int:
+        result = detect_scene(backend.predict, Path(scene), names, (size, size), settings, post)
+        found["batches"] = -(-result.tiles // batch)
+        return len(result.found)
+
+    def alone() -> None:
+        for _ in range(found["batches"]):
+            backend.predict(images)
+
+    return {"everything": everything, "network": alone}, {}
+
+
+def split_case(scenes: str, suffix: str, tile_size: int) -> Case:
+    """Cut a set of scenes, and decode the same scenes and encode the same tiles without anything else."""
+    source = Path(scenes)
+    settings = SplitOptions(tuple(load_config([]).labels), tile_size=tile_size, suffix=suffix)
+    parameters = (cv2.IMWRITE_PNG_COMPRESSION, 1) if suffix == ".png" else (cv2.IMWRITE_JPEG_QUALITY, 95)
+    out = Path(tempfile.mkdtemp(prefix="split-", dir=source.parent))
+    cv2.setNumThreads(1)
+
+    def everything() -> int:
+        shutil.rmtree(out, ignore_errors=True)
+        return split_set(source, out, "train", settings).tiles
+
+    everything()  # tells the tiles
+    places = [tile.stem.rsplit("__", 2) for tile in sorted((out / "train").iterdir())]
+    by_scene: dict[str, list] = {}
+    for stem, x, y in places:
+        by_scene.setdefault(stem, []).append((int(x[1:]), int(y[1:])))
+
+    def codec() -> int:
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        count = 0
+        for stem, corners in by_scene.items():
+            image = cv2.imread(str(source / "images" / f"{stem}.png"), cv2.IMREAD_COLOR)
+            for x, y in corners:
+                tile = image[y : y + tile_size, x : x + tile_size]
+                cv2.imwrite(str(out / f"{count}{suffix}"), tile, list(parameters))
+                count += 1
+        return count
+
+    return {"everything": everything, "codec": codec}, {}
+
+
+class RecordedBackend:
+    """Answers with decoded maps that were recorded, one after the other, instead of running a network."""
+
+    def __init__(self, recorded: list[list[np.ndarray]]):
+        self.recorded, self.calls = recorded, 0
+
+    def predict(self, images: np.ndarray) -> list[np.ndarray]:
+        """The next of the recorded maps for every picture."""
+        self.calls += 1
+        maps = self.recorded[self.calls % len(self.recorded)]
+        return [np.repeat(level[None], len(images), 0) for level in maps]
+
+
+def recorded_case(tiles: int, size: int) -> Case:
+    """A whole evaluation of so many tiles in which recorded maps stand in for the network."""
+    folder = tempfile.TemporaryDirectory(prefix="tiles-")
+    root = Path(folder.name)
+    classes = len(load_config([]).labels)
+    rng = np.random.default_rng(0)
+    write_many_tiles(root, tiles, classes, rng)
+    config = options(0, FULL_SHAPE, FULL_LAYERS, f"--testing_shape={size}", f"--data_dir={root}")
+    dataset = load_validation_set(config)
+    maps = [decoded_maps(rng, size, classes) for _ in range(8)]
+    backend = RecordedBackend([[found[f"trained{level}"] for level in range(3)] for found in maps])
+
+    def everything(root: Path = root, keep=folder) -> int:
+        return len(evaluate_set(backend, dataset, config, root, Runtime()).table)
+
+    return {"everything": everything}, {}
+
+
+def write_many_tiles(root: Path, tiles: int, classes: int, rng: np.random.Generator) -> None:
+    """A validation set of so many 600 x 600 JPEG names on ten files, with 30 random objects each."""
+    for name in ("annotations", "val"):
+        (root / name).mkdir()
+    drawn = [draw_scene(number, 600)[0] for number in range(10)]
+    images, annotations = [], []
+    for number in range(tiles):
+        path = root / "val" / f"{number}.jpg"
+        if number < len(drawn):
+            write_image(path, drawn[number])
+        else:
+            path.hardlink_to(root / "val" / f"{number % len(drawn)}.jpg")
+        images.append({"id": number + 1, "file_name": path.name, "width": 600, "height": 600})
+        for x, y, w, h in np.column_stack([rng.uniform(0, 540, (30, 2)), rng.uniform(8, 60, (30, 2))]).round(
+            1
+        ):
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": number + 1, "category_id": int(rng.integers(classes)) + 1,
+                 "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
+            )  # fmt: skip
+    names = load_config([]).labels
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    document = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "annotations" / "val.json").write_text(json.dumps(document))
+
+
+def merge_case(boxes: int) -> Case:
+    """About so many detections of a scene's tiles, each object seen by every tile that shows part of it."""
+    found = scene_detections(boxes)
+    return {"merge": lambda: len(merge_scene(found))}, {"found": len(found.boxes)}
+
+
+def scene_detections(boxes: int, tile: int = 608, overlap: float = 0.2) -> TileDetections:
+    """Objects of 8 to 80 pixels at an even density, 100 a tile, as overlapping tiles would report them."""
+    rng = np.random.default_rng(0)
+    side = max(tile, round(tile * (1 - overlap) * (boxes / 100) ** 0.5))
+    starts = tile_starts(side, tile, overlap)
+    windows = np.array([(x, y, x + tile, y + tile) for y in starts for x in starts], np.float64)
+    objects = round(boxes / (1 + overlap) ** 2)  # strips of the overlap are seen twice
+    centre, sides = rng.uniform(0, side, (objects, 2)), rng.uniform(8, 80, (objects, 2))
+    truth = np.concatenate([centre - sides / 2, centre + sides / 2], 1).clip(0, side)
+    classes = rng.integers(0, 16, objects).astype(np.int32)
+    by_row = np.argsort(truth[:, 1], kind="stable")
+    truth, classes = truth[by_row], classes[by_row]
+    found, labels, tiles = [], [], []
+    for number, (x1, y1, x2, y2) in enumerate(windows):
+        near = slice(np.searchsorted(truth[:, 1], y1 - 80), np.searchsorted(truth[:, 1], y2))
+        clipped = truth[near].clip((x1, y1, x1, y1), (x2, y2, x2, y2))
+        shown = ((clipped[:, 2:] - clipped[:, :2]) > 4).all(1)
+        found.append(clipped[shown] + rng.normal(0, 0.5, (shown.sum(), 4)))
+        labels.append(classes[near][shown])
+        tiles.append(np.full(shown.sum(), number))
+    total = sum(map(len, found))
+    return TileDetections(
+        np.concatenate(found), rng.uniform(0.3, 1, total).astype(np.float32), np.concatenate(labels),
+        np.concatenate(tiles), windows, (side, side),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            "forward": forward_case,
+            "export": export_case,
+            "exported": exported_case,
+            "train": train_case,
+            "loss": loss_case,
+            "augment": augment_case,
+            "detect": detect_case,
+            "evaluate": evaluate_case,
+            "scene": scene_case,
+            "split": split_case,
+            "recorded": recorded_case,
+            "merge": merge_case,
+        }
+    )

@@ -1,0 +1,553 @@
+"""Speed and memory against named peers, side by side on this machine: one table, and a JSON file.
+
+    bash benchmarks/peers/install.sh                  # once: the peers, in an environment of their own
+    python -m benchmarks.speed [--quick] [--only forward,train] [--out FILE.json]
+
+Every row runs its systems in turn (A B C A B C ...), each in a process of its own with two threads, and gives
+medians; the ratio is the median of neighbouring runs' ratios. `--quick` takes a slim network of a quarter of the
+channels on small inputs and leaves out the rows that need many steps: its ratios are not those of the full network.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import describe_machine, load_average
+from benchmarks.maps import decoded_maps
+from benchmarks.workers import PEERS_PYTHON, THREADS, Worker, interleave, paired_ratio
+from src.atomic import write_json
+from src.config import load_config
+from src.dota.split import SplitOptions, split_set
+from src.image_io import read_rgb
+from utils.make_sample import write_scene
+
+GUARD = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # what src.runtime sets for us, set for MindYOLO too
+LAYERS = (1, 2, 8, 8, 4)
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes and repeats of a run.
+
+    Attributes:
+        shape: channels of the backbone's stages, a share `width` of the full network's.
+        size: side of the input; `sizes` those of work on the host.
+        batch: pictures of a training step; `objects` in each.
+        repeats: counted runs of each system.
+        tiles: of the evaluation; scene: side of the scene in pixels.
+        left_out: rows that are not run.
+    """
+
+    shape: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    width: float = 1.0
+    size: int = 416
+    sizes: tuple[int, ...] = (416, 608)
+    classes: int = 80
+    batch: int = 2
+    objects: int = 90
+    repeats: int = 7
+    starts: int = 2
+    tiles: int = 24
+    scene: int = 1750
+    left_out: tuple[str, ...] = ()
+
+
+FULL = Plan()
+QUICK = Plan(
+    shape=(16, 32, 64, 128, 256), width=0.25, size=160, repeats=5, starts=1, tiles=8, scene=700,
+    left_out=("second_start", "shape", "evaluate", "scene", "memory"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        key: for `--only`.
+        work: what was done.
+        ours: in `unit`.
+        peer: name of what it is compared with, empty for a limit of its own.
+        value: the peer's, NaN without.
+        ratio: ours by the peer's, NaN without.
+        goal: largest `ratio`, or largest `ours` where there is no peer; NaN: for information.
+        unit: s, ms or MB.
+        note: what must be known to read the row.
+    """
+
+    key: str
+    work: str
+    ours: float
+    unit: str
+    peer: str = ""
+    value: float = math.nan
+    ratio: float = math.nan
+    goal: float = math.nan
+    note: str = ""
+
+    @property
+    def met(self) -> str:
+        """yes, no or nothing."""
+        if math.isnan(self.goal):
+            return ""
+        return "yes" if (self.ratio if self.peer else self.ours) <= self.goal else "no"
+
+
+def table(rows: list[Row]) -> str:
+    """The rows as a table for people (Markdown)."""
+    lines = ["| work | ours | peer | ratio | goal | met |", "| --- | --- | --- | --- | --- | --- |"]
+    for row in rows:
+        peer = f"{row.peer} {quantity(row.value, row.unit)}" if row.peer else ""
+        ratio = "" if math.isnan(row.ratio) else f"{row.ratio:.2f}"
+        if math.isnan(row.goal):
+            goal = ""
+        else:
+            goal = f"≤ {row.goal:g} ×" if row.peer else f"≤ {quantity(row.goal, row.unit)}"
+        note = f" ({row.note})" if row.note else ""
+        lines.append(
+            f"| {row.work}{note} | {quantity(row.ours, row.unit)} | {peer} | {ratio} | {goal} | {row.met} |"
+        )
+    return "\n".join(lines)
+
+
+def quantity(value: float, unit: str) -> str:
+    """A number of three digits with its unit."""
+    digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {unit}"
+
+
+def compare(
+    key: str, work: str, timings: dict, goals: dict[str, float], unit: str = "s", per: float = 1
+) -> list[Row]:
+    """A row for each peer. `timings` has ours under "ours"; `goals` the largest ratio by peer (NaN: none)."""
+    factor = {"s": 1, "ms": 1000}[unit] / per
+    ours = timings["ours"]
+    return [
+        Row(
+            key, work, ours.median * factor, unit, peer, timings[peer].median * factor,
+            paired_ratio(ours.seconds, timings[peer].seconds), goal,
+        )
+        for peer, goal in goals.items()
+    ]  # fmt: skip
+
+
+class Bench:
+    """The rows; each is a method that yields `Row`s, called by its key.
+
+    Args:
+        plan: sizes and repeats.
+        folder: for data and exported files.
+    """
+
+    KEYS = (
+        "forward", "mindir", "train", "loss", "first_step", "second_start", "shape", "memory", "augment",
+        "postprocess", "evaluate", "split", "scene",
+    )  # fmt: skip
+
+    def __init__(self, plan: Plan, folder: Path):
+        self.plan, self.folder = plan, folder
+        self.rng = np.random.default_rng(0)
+        self.details: dict[str, dict] = {}
+        self.network = {"classes": plan.classes, "shape": plan.shape, "layers": LAYERS}
+        self.files: dict[str, Path] = {}
+
+    # ---------------------------------------------------------------- workers and data
+
+    def ours(self, case: str, **arguments) -> Worker:
+        """A worker of the project."""
+        return Worker("benchmarks.ours", case, **arguments)
+
+    def peer(self, module: str, case: str, environment=None, **arguments) -> Worker:
+        """A worker of a peer."""
+        return Worker(
+            f"benchmarks.peers.{module}", case, python=PEERS_PYTHON, environment=environment, **arguments
+        )
+
+    def measure(self, key: str, runs: dict, repeats: int = 0) -> dict:
+        """`interleave`, with the details kept for the JSON file."""
+        timings = interleave(runs, repeats or self.plan.repeats, warm_ups=2)
+        self.details[key] = {
+            name: {**asdict(timing), "info": runs[name][0].info} for name, timing in timings.items()
+        }
+        for name, timing in timings.items():
+            if timing.busy_at_rest > 0.05:
+                print(f"warning: {key}: {name} used {timing.busy_at_rest:.0%} of a core at rest", flush=True)
+        return timings
+
+    def boxes(self, objects: int) -> np.ndarray:
+        """(batch, objects, 5) boxes of 8 to 60 pixels in the input, and class."""
+        plan = self.plan
+        centre = self.rng.uniform(0, plan.size, (plan.batch, objects, 2))
+        sides = self.rng.uniform(8, 60, (plan.batch, objects, 2))
+        corners = np.concatenate([centre - sides / 2, centre + sides / 2], -1).clip(0, plan.size)
+        label = self.rng.integers(0, plan.classes, (plan.batch, objects, 1))
+        return np.concatenate([corners, label], -1).astype(np.float32)
+
+    def save(self, name: str, **arrays) -> str:
+        """Arrays as a file for workers."""
+        path = self.folder / f"{name}.npz"
+        np.savez(path, **arrays)
+        return str(path)
+
+    def batch_file(self, objects: int) -> str:
+        """Pictures and boxes of a training step."""
+        name = f"batch{objects}"
+        if name not in self.files:
+            shape = (self.plan.batch, 3, self.plan.size, self.plan.size)
+            images = self.rng.integers(0, 256, shape, np.uint8)
+            self.files[name] = Path(self.save(name, images=images, boxes=self.boxes(objects)))
+        return str(self.files[name])
+
+    def exported(self, kind: str) -> str:
+        """The exported file of a kind; all are written together."""
+        target = self.folder / f"network.{kind}"
+        if not target.exists():
+            network = {**self.network, "size": self.plan.size}
+            with self.ours("export", folder=str(self.folder), **network) as worker:
+                worker.run("MINDIR")
+                worker.run("ONNX")
+        return str(target)
+
+    def scenes(self, size: int, count: int) -> Path:
+        """A folder of drawn scenes in DOTA's format."""
+        folder = self.folder / f"scenes{size}"
+        if not folder.exists():
+            for name in ("images", "labelTxt"):
+                (folder / name).mkdir(parents=True)
+            for number in range(count):
+                write_scene(folder, size, number, 100 + number)
+        return folder
+
+    # ---------------------------------------------------------------- rows
+
+    def forward(self) -> Iterator[Row]:
+        """The network in memory, batch 1."""
+        size = {"size": self.plan.size, "batch": 1}
+        with (
+            self.ours("forward", **self.network, **size) as ours,
+            self.peer("pytorch_yolov4", "forward", **self.network, **size, threads=THREADS) as torch,
+            self.peer("onnx_runtime", "forward", path=self.exported("onnx"), **size, threads=THREADS) as onnx,
+        ):
+            if ours.info["parameters"] != torch.info["parameters"]:
+                raise SystemExit(f"networks differ: {ours.info} {torch.info}")
+            runs = {
+                "ours": (ours, "forward"),
+                "PyTorch": (torch, "forward"),
+                "ONNX Runtime": (onnx, "forward"),
+            }
+            timings = self.measure("forward", runs)
+        goals = {"PyTorch": 1.15, "ONNX Runtime": math.nan}
+        yield from compare("forward", f"forward, batch 1 at {self.plan.size}", timings, goals)
+
+    def mindir(self) -> Iterator[Row]:
+        """The exported file with folded BatchNorm, batch 1."""
+        size = {"size": self.plan.size, "batch": 1}
+        with (
+            self.ours("exported", path=self.exported("mindir"), **size) as ours,
+            self.peer("onnx_runtime", "forward", path=self.exported("onnx"), **size, threads=THREADS) as onnx,
+        ):
+            timings = self.measure("mindir", {"ours": (ours, "forward"), "ONNX Runtime": (onnx, "forward")})
+        yield from compare(
+            "mindir", f"forward of the exported MINDIR, BatchNorm folded, batch 1 at {self.plan.size}", timings,
+            {"ONNX Runtime": 1.15},
+        )  # fmt: skip
+
+    def train(self) -> Iterator[Row]:
+        """A whole training step."""
+        self.check_loss()
+        data, plan = self.batch_file(self.plan.objects), self.plan
+        with (
+            self.ours("train", sizes=[plan.size], data=data, **self.network) as ours,
+            self.peer(
+                "pytorch_yolov4", "train", size=plan.size, data=data, threads=THREADS, **self.network
+            ) as torch,
+            self.mindyolo(data) as mindyolo,
+        ):
+            runs = {
+                "ours": (ours, f"step {plan.size}"),
+                "MindYOLO": (mindyolo, "step"),
+                "PyTorch": (torch, "step"),
+            }
+            timings = self.measure("train", runs)
+            losses = {name: timing.values[-1] for name, timing in timings.items()}
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise SystemExit(f"a loss is not finite: {losses}")
+        work = f"training step, batch {plan.batch} at {plan.size}, {plan.objects} objects a picture"
+        yield from compare("train", work, timings, {"MindYOLO": 0.65, "PyTorch": 1.35})
+
+    def mindyolo(self, data: str) -> Worker:
+        """MindYOLO's training step."""
+        plan = self.plan
+        return self.peer(
+            "mindyolo_yolov4",
+            "train",
+            GUARD,
+            classes=plan.classes,
+            size=plan.size,
+            data=data,
+            width=plan.width,
+        )
+
+    def check_loss(self) -> None:
+        """PyTorch's loss and gradients are ours on the same maps, or its time says nothing."""
+        plan = self.plan
+        raw = {
+            f"raw{level}": self.rng.normal(
+                0, 1, (plan.batch, 3 * (5 + plan.classes), plan.size // stride, plan.size // stride)
+            ).astype(np.float32)
+            for level, stride in enumerate((32, 16, 8))
+        }
+        data = self.save("loss", **raw, boxes=self.boxes(plan.objects), size=plan.size)
+        with (
+            self.ours("loss", classes=plan.classes, data=data) as ours,
+            self.peer("pytorch_yolov4", "loss", data=data, threads=THREADS) as torch,
+        ):
+            values = np.array([worker.run("value")["value"] for worker in (ours, torch)])
+        difference = float(np.abs(values[0] / values[1] - 1).max())
+        self.details["loss_check"] = {"ours": list(values[0]), "PyTorch": list(values[1])}
+        print(f"loss and gradients against PyTorch's on the same maps: within {difference:.1e}", flush=True)
+        if difference > 1e-3:
+            raise SystemExit(f"losses differ: {values.tolist()}")
+
+    def loss(self) -> Iterator[Row]:
+        """Loss and targets in a step of crowded pictures."""
+        plan = self.plan
+        with self.ours("train", sizes=[plan.size], data=self.batch_file(300), **self.network) as ours:
+            runs = {"ours": (ours, "loss"), "whole step": (ours, f"step {plan.size}")}
+            timings = self.measure("loss", runs)
+        work = f"loss and targets alone, forward + backward, 300 objects a picture, batch {plan.batch}"
+        yield from compare("loss", work, timings, {"whole step": 0.06}, "ms")
+
+    def first_step(self) -> Iterator[Row]:
+        """The first call of the training step in fresh processes in turn: graph compilation and a step."""
+        plan, data, seconds = self.plan, self.batch_file(self.plan.objects), {"ours": [], "MindYOLO": []}
+        for _ in range(plan.starts):
+            with self.ours("train", sizes=[plan.size], data=data, **self.network) as worker:
+                seconds["ours"].append(worker.run(f"step {plan.size}")["seconds"])
+            with self.mindyolo(data) as worker:
+                seconds["MindYOLO"].append(worker.run("step")["seconds"])
+        self.details["first_step"] = seconds
+        ours, its = (statistics.median(found) for found in seconds.values())
+        note = f"MindYOLO {quantity(its, 's')}"
+        yield Row("first_step", "first training step (graph compilation)", ours, "s", goal=15, note=note)
+
+    def second_start(self) -> Iterator[Row]:
+        """The first step with a compile cache: filled by the first start, used by the second."""
+        plan, data, cache = self.plan, self.batch_file(self.plan.objects), str(self.folder / "compiled")
+        results = []
+        for _ in range(2):
+            with self.ours("train", sizes=[plan.size], data=data, cache=cache, **self.network) as worker:
+                results.append(worker.run("first"))
+        if results[0]["value"] != results[1]["value"]:
+            raise SystemExit(f"the cached graph gives another loss: {results}")
+        self.details["second_start"] = results
+        note = f"first start, which writes it, {quantity(results[0]['seconds'], 's')}"
+        work = "the same, second start with compile_cache"
+        yield Row("second_start", work, results[1]["seconds"], "s", goal=8, note=note)
+
+    def shape(self) -> Iterator[Row]:
+        """Another input shape in the same run, and back."""
+        plan, data = self.plan, self.batch_file(self.plan.objects)
+        sizes = [plan.size, plan.size + 32]
+        seconds: dict[str, list[float]] = {f"step {size}": [] for size in sizes}
+        with self.ours("train", sizes=sizes, data=data, **self.network) as worker:
+            for _ in range(4):
+                for name, found in seconds.items():
+                    found.append(worker.run(name)["seconds"])
+        self.details["shape"] = seconds
+        first, second = seconds.values()
+        yield Row("shape", f"change of shape: first step at {sizes[1]} after {sizes[0]}", second[0], "s",
+                  "first step", first[0], second[0] / first[0])  # fmt: skip
+        again, steady = first[1], statistics.median(first[2:])
+        yield Row("shape", f"change of shape: back at {sizes[0]}, seen before", again, "s", "a step of it", steady,
+                  again / steady, 1.3)  # fmt: skip
+
+    def memory(self) -> Iterator[Row]:
+        """Largest resident memory of a process after three steps, with and without what the imports take."""
+        data, plan = self.batch_file(self.plan.objects), self.plan
+        peaks, imports = {}, {}
+        for name, start, run in (
+            (
+                "ours",
+                lambda: self.ours("train", sizes=[plan.size], data=data, **self.network),
+                f"step {plan.size}",
+            ),
+            ("MindYOLO", lambda: self.mindyolo(data), "step"),
+            (
+                "PyTorch",
+                lambda: self.peer(
+                    "pytorch_yolov4", "train", size=plan.size, data=data, threads=THREADS, **self.network
+                ),
+                "step",
+            ),
+        ):
+            with start() as worker:
+                peaks[name] = max(worker.run(run)["peak"] for _ in range(3)) / MEGABYTE
+                imports[name] = worker.info["peak_imports"] / MEGABYTE
+        self.details["memory"] = {"peak": peaks, "imports": imports}
+        for peer, goal in (("MindYOLO", 0.8), ("PyTorch", math.nan)):
+            net = (peaks["ours"] - imports["ours"]) / (peaks[peer] - imports[peer])
+            note = f"imports alone {imports['ours']:.0f} and {imports[peer]:.0f} MB; without them {net:.2f}"
+            work = f"peak memory of a training step, batch {plan.batch} at {plan.size}"
+            ratio = peaks["ours"] / peaks[peer]
+            yield Row("memory", work, peaks["ours"], "MB", peer, peaks[peer], ratio, goal, note)
+
+    def augment(self) -> Iterator[Row]:
+        """Augmentation to the network's input, a picture, one thread."""
+        pictures, goals = 20, {416: 5, 608: 9}
+        scene = self.scenes(600, 1) / "images"
+        image = read_rgb(next(scene.iterdir()))
+        corner = self.rng.uniform(0, 540, (100, 2))
+        sides = self.rng.uniform(8, 60, (100, 2))
+        boxes = np.concatenate([corner, corner + sides, np.zeros((100, 1))], 1).astype(np.float32)
+        data = self.save("picture", image=image, boxes=boxes)
+        for size in self.plan.sizes:
+            with (
+                self.ours("augment", size=size, data=data, pictures=pictures) as ours,
+                self.peer(
+                    "published_method", "augment", size=size, data=data, pictures=pictures
+                ) as published,
+            ):
+                runs = {"ours": (ours, "augment"), "published method": (published, "augment")}
+                timings = self.measure(f"augment {size}", runs)
+            yield from self.against_method(
+                "augment", f"augmentation of a picture to {size}, a core", timings, goals[size], pictures
+            )
+
+    def postprocess(self) -> Iterator[Row]:
+        """Decoded maps of a picture to its detections."""
+        goals = {416: 8, 608: 20}
+        for size in self.plan.sizes:
+            data = self.save(f"maps{size}", **decoded_maps(self.rng, size, classes=16))
+            with (
+                self.ours("detect", data=data, size=size) as ours,
+                self.peer("published_method", "detect", data=data, size=size) as published,
+            ):
+                for kind in ("trained", "untrained"):
+                    runs = {"ours": (ours, kind), "published method": (published, kind)}
+                    timings = self.measure(f"postprocess {size} {kind}", runs)
+                    work = f"post-processing of a picture at {size}, threshold 0.001, {kind} network"
+                    yield from self.against_method("postprocess", work, timings, goals[size], 1)
+
+    def against_method(self, key: str, work: str, timings: dict, limit: float, per: int) -> Iterator[Row]:
+        """A row against a limit in ms that shows the published method's time too.
+
+        Both run in one thread, so processor time is taken: that of waiting for a core is not theirs.
+        """
+        ours, method = (
+            statistics.median(timings[name].processor) * 1000 / per for name in ("ours", "published method")
+        )
+        note = f"published method {quantity(method, 'ms')}, {method / ours:.0f} × as long"
+        yield Row(key, work, ours, "ms", goal=limit, note=note)
+
+    def evaluate(self) -> Iterator[Row]:
+        """A whole evaluation against the network alone."""
+        plan = self.plan
+        scenes, tiles = self.scenes(1080, -(-plan.tiles // 4)), self.folder / "tiles"
+        if not tiles.exists():
+            split_set(scenes, tiles, "val", SplitOptions(tuple(load_config([]).labels)))
+        arguments = {**self.network, "classes": 0, "size": plan.size, "batch": 1}
+        with self.ours("evaluate", tiles=str(tiles), **arguments) as worker:
+            runs = {"ours": (worker, "everything"), "network alone": (worker, "network")}
+            timings = self.measure("evaluate", runs, repeats=3)
+            count = worker.info["tiles"]
+        work = f"eval.py a tile, everything, {timings['ours'].values[0] / count:.0f} detections a tile, {plan.size}"
+        yield from compare("evaluate", work, timings, {"network alone": 1.1}, "ms", count)
+
+    def split(self) -> Iterator[Row]:
+        """Cutting scenes against decoding and encoding the same pixels."""
+        scenes = self.scenes(2160, 2)
+        for suffix in (".png", ".jpg"):
+            with self.ours("split", scenes=str(scenes), suffix=suffix, tile_size=600) as worker:
+                runs = {"ours": (worker, "everything"), "decoding + encoding": (worker, "codec")}
+                timings = self.measure(f"split {suffix}", runs, repeats=5)
+            work = (
+                f"scene tiling for training, PNG to {suffix[1:].upper()}, {timings['ours'].values[0]} tiles"
+            )
+            yield from compare("split", work, timings, {"decoding + encoding": 1.3})
+
+    def scene(self) -> Iterator[Row]:
+        """A whole scene against the network alone."""
+        plan = self.plan
+        path = next((self.scenes(plan.scene, 1) / "images").iterdir())
+        arguments = {**self.network, "classes": 0, "size": plan.size, "batch": 2}
+        with self.ours("scene", scene=str(path), **arguments) as worker:
+            runs = {"ours": (worker, "everything"), "network alone": (worker, "network")}
+            timings = self.measure("scene", runs, repeats=3)
+        work = f"scene inference, {plan.scene}² pixels in tiles of {plan.size}, everything"
+        yield from compare("scene", work, timings, {"network alone": 1.1})
+
+
+def run(plan: Plan, keys: list[str], folder: Path) -> tuple[list[Row], dict]:
+    """The rows of the keys, printed as they come, and the details of all runs."""
+    bench, rows = Bench(plan, folder), []
+    for key in keys:
+        started = time.perf_counter()
+        rows_of: Callable[[], Iterator[Row]] = getattr(bench, key)
+        for row in rows_of():
+            rows.append(row)
+            print(table([row]).splitlines()[-1], flush=True)
+        bench.details[f"{key}: seconds in all"] = time.perf_counter() - started
+    return rows, bench.details
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; 0 if every goal is met, 1 if not."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="slim network, small inputs, fewer rows: 3 minutes"
+    )
+    parser.add_argument("--only", default="", help=f"rows, separated by commas: {', '.join(Bench.KEYS)}")
+    parser.add_argument("--out", type=Path, help="JSON file of the results")
+    parsed = parser.parse_args(argv)
+    if not PEERS_PYTHON.exists():
+        parser.error("the peers are not installed: bash benchmarks/peers/install.sh")
+    plan = QUICK if parsed.quick else FULL
+    keys = parsed.only.split(",") if parsed.only else [key for key in Bench.KEYS if key not in plan.left_out]
+    if unknown := set(keys) - set(Bench.KEYS):
+        parser.error(f"--only: no rows called {', '.join(sorted(unknown))}")
+    machine = describe_machine(PEERS_PYTHON)
+    print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_at_start']}", flush=True)
+    if parsed.quick:
+        print("QUICK: slim network, small inputs; left out: " + ", ".join(plan.left_out), flush=True)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="speed-") as folder:
+        rows, details = run(plan, keys, Path(folder))
+    machine["load_at_end"] = load_average()
+    print(
+        f"\n{table(rows)}\n\n{time.perf_counter() - started:.0f} s in all, load at the end {machine['load_at_end']}"
+    )
+    if parsed.out:
+        document = {
+            "machine": machine,
+            "quick": parsed.quick,
+            "plan": asdict(plan),
+            "rows": [{**asdict(row), "met": row.met} for row in rows],
+            "details": details,
+        }
+        write_json(parsed.out, plain(document), indent=1)
+    return 1 if any(row.met == "no" for row in rows) else 0
+
+
+def plain(value):
+    """The document without NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -236,6 +236,7 @@ def create_optimizer(network: nn.Module) -> torch.optim.SGD:
 
 
 def build(classes: int, shape, layers, threads: int) -> tuple[Yolov4, dict]:
+    """The network with random weights, and what the table says of it."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     network = Yolov4(classes, shape, layers)

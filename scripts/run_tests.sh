@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run the checks and every test in .venv, which is made and filled where it is absent.
 #   bash scripts/run_tests.sh --mindspore 2.7.1     on another MindSpore, in an environment of its own, .venv-2.7.1
+# TEST_PROCESSES (2) files of tests run side by side: most of their time one core compiles graphs.
 # Other words go to pytest, for example: bash scripts/run_tests.sh -m "not slow"
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
@@ -16,4 +17,4 @@ fi
 prepare_venv requirements-test.txt "$folder" "$version"
 "$folder/bin/ruff" check .
 "$folder/bin/ruff" format --check .
-"$folder/bin/python" -m pytest -q "$@"
+"$folder/bin/python" -m pytest -q -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"

@@ -86,7 +86,8 @@ def _read_coco(folder: Path) -> Reader:
 
 
 def _read_checked(folder: Path) -> Reader:
-    from src.dataset_check import Findings, check_boxes, check_pictures, check_set, report
+    from src.dataset_check import check_boxes, check_pictures, check_set
+    from src.dataset_findings import Findings, report
 
     anchors = np.array(load_config([]).anchor_scales)
     for name in ("1.png", "2.png"):

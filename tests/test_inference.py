@@ -18,6 +18,7 @@ from src.deploy.inference import picture_names, run_inference, scene_options
 from src.deploy.network_backend import NETWORK_OPTIONS, build_network
 from src.deploy.pictures import list_pictures
 from src.errors import UserError
+from src.initializer import initialize
 from tests.tiny import OPTIONS
 
 
@@ -26,6 +27,7 @@ def model(tmp_path_factory):
     """An ONNX export of a fresh tiny network whose statistics make it find something, and its checkpoint."""
     folder = tmp_path_factory.mktemp("model")
     network = build_network(load_config(OPTIONS))
+    initialize(network, 3)  # biases too, whatever other tests have drawn before
     rng = np.random.default_rng(3)
     for parameter in network.get_parameters():
         if parameter.ndim == 4:

@@ -207,6 +207,7 @@ def load_network(
     _check_filter(skip, network)
     values = _by_our_names(network, read_checkpoint(path)[0] if values is None else values, report)
     found: dict[str, np.ndarray] = {}
+    filtered: dict[str, np.ndarray] = {}
     averages = {name.removeprefix("ema."): value for name, value in values.items() if name.startswith("ema.")}
     if averages and average:
         report.notes.append("their moving averages taken")
@@ -219,23 +220,24 @@ def load_network(
             report.unused_branch.append(raw_name)
         elif name in skip:
             report.filtered.append(name)
+            filtered[name] = value
         else:
             found[name] = value
     assign(network, found, report, skip=skip)
     if keep_boxes:
-        _load_box_rows(network, {name.removeprefix("yolo_network."): values[name] for name in values}, report)
+        _load_box_rows(network, filtered, report)
     return report
 
 
-def _load_box_rows(network: nn.Cell, values: dict[str, np.ndarray], report: LoadReport) -> None:
+def _load_box_rows(network: nn.Cell, filtered: dict[str, np.ndarray], report: LoadReport) -> None:
     """Rows of box and objectness of the filtered class layers; those of the classes stay as they are.
 
     A class layer's rows are, for each of three anchors, x, y, width, height, objectness and the classes.
     """
     parameters = _parameters(network)
-    kept = [name for name in report.filtered if name in parameters and _CLASS_LAYER.fullmatch(name)]
+    kept = [name for name in filtered if name in parameters and _CLASS_LAYER.fullmatch(name)]
     for name in kept:
-        own, theirs = parameters[name].asnumpy().copy(), values[name]
+        own, theirs = parameters[name].asnumpy().copy(), filtered[name]
         if (
             len(theirs) % ANCHORS_A_CELL
             or len(theirs) < 6 * ANCHORS_A_CELL

@@ -44,11 +44,13 @@ def read_rgb(
     width, height, kind = _read_header(path)
     if width * height > max_pixels:
         raise UserError(f"{path}: {width}x{height} pixels, over the limit of {max_pixels}; cut it into tiles")
-    if width * height > max(_LARGE_PIXELS, _MOST_PIXELS_A_BYTE * Path(path).stat().st_size):
-        raise UserError(
-            f"{path}: {width}x{height} pixels in a file of {Path(path).stat().st_size} bytes: truncated, or a "
-            "decompression bomb; copy it again, or cut it into tiles"
-        )
+    if width * height > _LARGE_PIXELS:
+        size = Path(path).stat().st_size
+        if width * height > _MOST_PIXELS_A_BYTE * size:
+            raise UserError(
+                f"{path}: {width}x{height} pixels in a file of {size} bytes: truncated, or a decompression bomb; "
+                "copy it again, or cut it into tiles"
+            )
     if expected_wh is not None and (width, height) != tuple(expected_wh):
         turned = (
             "; it fits after a rotation: remove the orientation from the file"

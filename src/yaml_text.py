@@ -4,6 +4,8 @@ from itertools import accumulate
 
 import yaml
 
+from src.errors import one_line
+
 LONGEST = 200_000  # characters; default_config.yaml has 19,000
 DEEPEST = 100  # brackets
 MOST_VALUES = 100_000  # with every alias written out: a few lines of them can stand for billions
@@ -27,10 +29,10 @@ def load_yaml(text: str):
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())[:300]) from None
+        raise ValueError(one_line(error, 300)) from None
     except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
         # What the constructors of numbers, dates and truth values raise: `2001-99-99`, `!!bool x`, `!!int ''`.
-        raise ValueError(f"a value that is none: {' '.join(str(error).split())[:120]}") from None
+        raise ValueError(f"a value that is none: {one_line(error, 120)}") from None
     if _size(document, {}, set()) > MOST_VALUES:
         raise ValueError(f"more than {MOST_VALUES} values when its aliases are written out")
     return document

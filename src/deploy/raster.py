@@ -229,11 +229,9 @@ def _open(rasterio, path: Path):
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        dataset = rasterio.open(path, driver=_driver(path))
-        if dataset.driver != "GTiff":
-            return dataset
-        dataset.close()
-        return rasterio.open(path, driver="GTiff", NUM_THREADS="ALL_CPUS")
+        driver = _driver(path)
+        options = {"NUM_THREADS": "ALL_CPUS"} if driver == "GTiff" else {}
+        return rasterio.open(path, driver=driver, **options)
 
 
 def _driver(path: Path) -> str:

@@ -120,14 +120,14 @@ def _dota_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_dota(folder: Path) -> Reader:
-    from src.dota.labels import read_labels
+    from src.dota.labels import object_boxes, read_labels
     from src.dota.split import SplitOptions, _annotation, tile_objects
 
     options = SplitOptions(NAMES)
 
     def read(path: Path) -> None:
         objects = read_labels(path, NAMES)
-        for entry, box, is_target in tile_objects(objects, 10, 5, 600, 600, 0.7):
+        for entry, box, is_target in tile_objects(objects, object_boxes(objects), 10, 5, 600, 600, 0.7):
             assert np.isfinite(box).all() and (box[2:] > box[:2]).all()
             assert isinstance(bool(is_target), bool)
             assert all(map(np.isfinite, _annotation(entry, box, is_target, options)["bbox"]))

@@ -100,11 +100,14 @@ def exported_case(path: str, size: int, batch: int) -> Case:
     return {"forward": run}, {}
 
 
-def train_case(classes: int, sizes: list[int], data: str, shape, layers, cache: str = "") -> Case:
+def train_case(
+    classes: int, sizes: list[int], data: str, shape, layers, crowd: str = "", cache: str = ""
+) -> Case:
     """A whole step as train.py runs it, at each of the sizes; the rate is zero, so the network stays.
 
-    Also the loss with its gradients alone, on the raw maps that the first size would give. `cache` is the folder of
-    the compile cache; then "first" is the first step of the first size.
+    With `crowd`, a file of pictures with more boxes: the loss with its gradients alone for these boxes, on raw maps
+    such as the first size gives. `cache` is the folder of the compile cache; then "first" is the first step of the
+    first size.
     """
     config = options(classes, shape, layers)
     network = build_network(config)
@@ -113,9 +116,7 @@ def train_case(classes: int, sizes: list[int], data: str, shape, layers, cache: 
     forward = create_forward(config, network)
     step = create_train_step(config, forward, optimizer, None, None, 1)
     arrays = np.load(data)
-    boxes = np.zeros((len(arrays["boxes"]), config.max_box, 5), np.float32)
-    boxes[:, : arrays["boxes"].shape[1]] = arrays["boxes"]
-    boxes = Tensor(boxes)
+    boxes = padded_boxes(arrays["boxes"], config.max_box)
     rng = np.random.default_rng(0)
     runs = {}
     for size in sizes:
@@ -132,8 +133,17 @@ def train_case(classes: int, sizes: list[int], data: str, shape, layers, cache: 
                 return runs[f"step {sizes[0]}"]()
 
         runs["first"] = first
-    runs["loss"] = loss_run(forward.loss, random_maps(rng, len(boxes), sizes[0], classes), boxes)
+    if crowd:
+        boxes = padded_boxes(np.load(crowd)["boxes"], config.max_box)
+        runs["loss"] = loss_run(forward.loss, random_maps(rng, len(boxes), sizes[0], classes), boxes)
     return runs, described(network)
+
+
+def padded_boxes(boxes: np.ndarray, count: int) -> Tensor:
+    """(N, n, 5) boxes filled up to (N, count, 5) with zeros, as the data path does."""
+    padded = np.zeros((len(boxes), count, 5), np.float32)
+    padded[:, : boxes.shape[1]] = boxes
+    return Tensor(padded)
 
 
 def finished(step: nn.Cell, images: Tensor, boxes: Tensor) -> float:

@@ -22,7 +22,8 @@ import numpy as np
 
 from benchmarks.machine import describe_machine, load_average
 from benchmarks.maps import decoded_maps
-from benchmarks.workers import PEERS_PYTHON, THREADS, Worker, interleave, paired_ratio
+from benchmarks.table import Row, compare, plain, quantity, table
+from benchmarks.workers import PEERS_PYTHON, THREADS, Timing, Worker, interleave
 from src.atomic import write_json
 from src.config import load_config
 from src.dota.split import SplitOptions, split_set
@@ -30,7 +31,6 @@ from src.image_io import read_rgb
 from utils.make_sample import write_scene
 
 GUARD = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # what src.runtime sets for us, set for MindYOLO too
-LAYERS = (1, 2, 8, 8, 4)
 MEGABYTE = 2**20
 
 
@@ -40,22 +40,27 @@ class Plan:
 
     Attributes:
         shape: channels of the backbone's stages, a share `width` of the full network's.
+        layers: residual blocks of the stages.
         size: side of the input; `sizes` those of work on the host.
-        batch: pictures of a training step; `objects` in each.
+        batch: pictures of a training step; `objects` in each, `crowd` where the loss is measured alone.
         repeats: counted runs of each system.
+        pictures: of a run of the augmentation; wide: side of the scenes that are cut into tiles.
         tiles: of the evaluation; scene: side of the scene in pixels.
         left_out: rows that are not run.
     """
 
     shape: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    layers: tuple[int, ...] = (1, 2, 8, 8, 4)
     width: float = 1.0
     size: int = 416
     sizes: tuple[int, ...] = (416, 608)
     classes: int = 80
     batch: int = 2
     objects: int = 90
+    crowd: int = 300
     repeats: int = 7
-    starts: int = 2
+    pictures: int = 20
+    wide: int = 2160
     tiles: int = 24
     scene: int = 1750
     left_out: tuple[str, ...] = ()
@@ -63,81 +68,9 @@ class Plan:
 
 FULL = Plan()
 QUICK = Plan(
-    shape=(16, 32, 64, 128, 256), width=0.25, size=160, repeats=5, starts=1, tiles=8, scene=700,
-    left_out=("second_start", "shape", "evaluate", "scene", "memory"),
+    shape=(16, 32, 64, 128, 256), layers=(1, 1, 1, 1, 1), width=0.25, size=160, sizes=(416,), repeats=3, pictures=5,
+    wide=1080, left_out=("second_start", "shape", "evaluate", "scene"),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        key: for `--only`.
-        work: what was done.
-        ours: in `unit`.
-        peer: name of what it is compared with, empty for a limit of its own.
-        value: the peer's, NaN without.
-        ratio: ours by the peer's, NaN without.
-        goal: largest `ratio`, or largest `ours` where there is no peer; NaN: for information.
-        unit: s, ms or MB.
-        note: what must be known to read the row.
-    """
-
-    key: str
-    work: str
-    ours: float
-    unit: str
-    peer: str = ""
-    value: float = math.nan
-    ratio: float = math.nan
-    goal: float = math.nan
-    note: str = ""
-
-    @property
-    def met(self) -> str:
-        """yes, no or nothing."""
-        if math.isnan(self.goal):
-            return ""
-        return "yes" if (self.ratio if self.peer else self.ours) <= self.goal else "no"
-
-
-def table(rows: list[Row]) -> str:
-    """The rows as a table for people (Markdown)."""
-    lines = ["| work | ours | peer | ratio | goal | met |", "| --- | --- | --- | --- | --- | --- |"]
-    for row in rows:
-        peer = f"{row.peer} {quantity(row.value, row.unit)}" if row.peer else ""
-        ratio = "" if math.isnan(row.ratio) else f"{row.ratio:.2f}"
-        if math.isnan(row.goal):
-            goal = ""
-        else:
-            goal = f"≤ {row.goal:g} ×" if row.peer else f"≤ {quantity(row.goal, row.unit)}"
-        note = f" ({row.note})" if row.note else ""
-        lines.append(
-            f"| {row.work}{note} | {quantity(row.ours, row.unit)} | {peer} | {ratio} | {goal} | {row.met} |"
-        )
-    return "\n".join(lines)
-
-
-def quantity(value: float, unit: str) -> str:
-    """A number of three digits with its unit."""
-    digits = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
-    return f"{value:.{digits}f} {unit}"
-
-
-def compare(
-    key: str, work: str, timings: dict, goals: dict[str, float], unit: str = "s", per: float = 1
-) -> list[Row]:
-    """A row for each peer. `timings` has ours under "ours"; `goals` the largest ratio by peer (NaN: none)."""
-    factor = {"s": 1, "ms": 1000}[unit] / per
-    ours = timings["ours"]
-    return [
-        Row(
-            key, work, ours.median * factor, unit, peer, timings[peer].median * factor,
-            paired_ratio(ours.seconds, timings[peer].seconds), goal,
-        )
-        for peer, goal in goals.items()
-    ]  # fmt: skip
 
 
 class Bench:
@@ -149,15 +82,14 @@ class Bench:
     """
 
     KEYS = (
-        "forward", "mindir", "train", "loss", "first_step", "second_start", "shape", "memory", "augment",
-        "postprocess", "evaluate", "split", "scene",
+        "forward", "mindir", "train", "second_start", "shape", "augment", "postprocess", "evaluate", "split", "scene",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, folder: Path):
         self.plan, self.folder = plan, folder
         self.rng = np.random.default_rng(0)
         self.details: dict[str, dict] = {}
-        self.network = {"classes": plan.classes, "shape": plan.shape, "layers": LAYERS}
+        self.network = {"classes": plan.classes, "shape": plan.shape, "layers": plan.layers}
         self.files: dict[str, Path] = {}
 
     # ---------------------------------------------------------------- workers and data
@@ -262,27 +194,57 @@ class Bench:
         )  # fmt: skip
 
     def train(self) -> Iterator[Row]:
-        """A whole training step."""
+        """A whole training step: its time, its first time, its memory, and its loss alone."""
         self.check_loss()
         data, plan = self.batch_file(self.plan.objects), self.plan
-        with (
-            self.ours("train", sizes=[plan.size], data=data, **self.network) as ours,
-            self.peer(
-                "pytorch_yolov4", "train", size=plan.size, data=data, threads=THREADS, **self.network
-            ) as torch,
-            self.mindyolo(data) as mindyolo,
-        ):
-            runs = {
-                "ours": (ours, f"step {plan.size}"),
-                "MindYOLO": (mindyolo, "step"),
-                "PyTorch": (torch, "step"),
-            }
-            timings = self.measure("train", runs)
+        arguments = {"data": data, "crowd": self.batch_file(plan.crowd), **self.network}
+        with self.ours("train", sizes=[plan.size], **arguments) as ours:
+            with (
+                self.peer(
+                    "pytorch_yolov4", "train", size=plan.size, data=data, threads=THREADS, **self.network
+                ) as torch,
+                self.mindyolo(data) as mindyolo,
+            ):
+                runs = {
+                    "ours": (ours, f"step {plan.size}"),
+                    "MindYOLO": (mindyolo, "step"),
+                    "PyTorch": (torch, "step"),
+                }
+                timings = self.measure("train", runs)
             losses = {name: timing.values[-1] for name, timing in timings.items()}
-        if not all(math.isfinite(value) for value in losses.values()):
-            raise SystemExit(f"a loss is not finite: {losses}")
-        work = f"training step, batch {plan.batch} at {plan.size}, {plan.objects} objects a picture"
-        yield from compare("train", work, timings, {"MindYOLO": 0.65, "PyTorch": 1.35})
+            if not all(math.isfinite(value) for value in losses.values()):
+                raise SystemExit(f"a loss is not finite: {losses}")
+            work = f"training step, batch {plan.batch} at {plan.size}"
+            yield from compare("train", work, timings, {"MindYOLO": 0.65, "PyTorch": 1.35})
+            yield from self.first_step(timings)
+            yield from self.memory(work, timings, {name: worker.info for name, (worker, _) in runs.items()})
+            runs = {"ours": (ours, "loss"), "whole step": (ours, f"step {plan.size}")}
+            timings = self.measure("loss", runs)
+        work = (
+            f"loss and targets alone, forward + backward, {plan.crowd} objects a picture, batch {plan.batch}"
+        )
+        yield from compare("train", work, timings, {"whole step": 0.06}, "ms")
+
+    def first_step(self, timings: dict[str, Timing]) -> Iterator[Row]:
+        """The first call of the training step: graph compilation and a step."""
+        ours, its = timings["ours"].first, timings["MindYOLO"].first
+        work = "first training step (graph compilation)"
+        yield Row("train", work, ours, "s", goal=15)
+        yield Row(
+            "train", work, ours, "s", "MindYOLO", its, ours / its, 15 / 26, note="the goal's 15 s of 26 s"
+        )
+
+    def memory(self, step: str, timings: dict[str, Timing], infos: dict[str, dict]) -> Iterator[Row]:
+        """Largest resident memory of a process after the steps, with and without what the imports take."""
+        peaks = {name: timing.peak / MEGABYTE for name, timing in timings.items()}
+        imports = {name: info["peak_imports"] / MEGABYTE for name, info in infos.items()}
+        for peer, goal in (("MindYOLO", 0.8), ("PyTorch", math.nan)):
+            net = (peaks["ours"] - imports["ours"]) / (peaks[peer] - imports[peer])
+            note = f"imports alone {imports['ours']:.0f} and {imports[peer]:.0f} MB; without them {net:.2f}"
+            ratio = peaks["ours"] / peaks[peer]
+            yield Row(
+                "train", f"peak memory of a {step}", peaks["ours"], "MB", peer, peaks[peer], ratio, goal, note
+            )
 
     def mindyolo(self, data: str) -> Worker:
         """MindYOLO's training step."""
@@ -295,6 +257,7 @@ class Bench:
             size=plan.size,
             data=data,
             width=plan.width,
+            layers=plan.layers,
         )
 
     def check_loss(self) -> None:
@@ -317,28 +280,6 @@ class Bench:
         print(f"loss and gradients against PyTorch's on the same maps: within {difference:.1e}", flush=True)
         if difference > 1e-3:
             raise SystemExit(f"losses differ: {values.tolist()}")
-
-    def loss(self) -> Iterator[Row]:
-        """Loss and targets in a step of crowded pictures."""
-        plan = self.plan
-        with self.ours("train", sizes=[plan.size], data=self.batch_file(300), **self.network) as ours:
-            runs = {"ours": (ours, "loss"), "whole step": (ours, f"step {plan.size}")}
-            timings = self.measure("loss", runs)
-        work = f"loss and targets alone, forward + backward, 300 objects a picture, batch {plan.batch}"
-        yield from compare("loss", work, timings, {"whole step": 0.06}, "ms")
-
-    def first_step(self) -> Iterator[Row]:
-        """The first call of the training step in fresh processes in turn: graph compilation and a step."""
-        plan, data, seconds = self.plan, self.batch_file(self.plan.objects), {"ours": [], "MindYOLO": []}
-        for _ in range(plan.starts):
-            with self.ours("train", sizes=[plan.size], data=data, **self.network) as worker:
-                seconds["ours"].append(worker.run(f"step {plan.size}")["seconds"])
-            with self.mindyolo(data) as worker:
-                seconds["MindYOLO"].append(worker.run("step")["seconds"])
-        self.details["first_step"] = seconds
-        ours, its = (statistics.median(found) for found in seconds.values())
-        note = f"MindYOLO {quantity(its, 's')}"
-        yield Row("first_step", "first training step (graph compilation)", ours, "s", goal=15, note=note)
 
     def second_start(self) -> Iterator[Row]:
         """The first step with a compile cache: filled by the first start, used by the second."""
@@ -371,39 +312,9 @@ class Bench:
         yield Row("shape", f"change of shape: back at {sizes[0]}, seen before", again, "s", "a step of it", steady,
                   again / steady, 1.3)  # fmt: skip
 
-    def memory(self) -> Iterator[Row]:
-        """Largest resident memory of a process after three steps, with and without what the imports take."""
-        data, plan = self.batch_file(self.plan.objects), self.plan
-        peaks, imports = {}, {}
-        for name, start, run in (
-            (
-                "ours",
-                lambda: self.ours("train", sizes=[plan.size], data=data, **self.network),
-                f"step {plan.size}",
-            ),
-            ("MindYOLO", lambda: self.mindyolo(data), "step"),
-            (
-                "PyTorch",
-                lambda: self.peer(
-                    "pytorch_yolov4", "train", size=plan.size, data=data, threads=THREADS, **self.network
-                ),
-                "step",
-            ),
-        ):
-            with start() as worker:
-                peaks[name] = max(worker.run(run)["peak"] for _ in range(3)) / MEGABYTE
-                imports[name] = worker.info["peak_imports"] / MEGABYTE
-        self.details["memory"] = {"peak": peaks, "imports": imports}
-        for peer, goal in (("MindYOLO", 0.8), ("PyTorch", math.nan)):
-            net = (peaks["ours"] - imports["ours"]) / (peaks[peer] - imports[peer])
-            note = f"imports alone {imports['ours']:.0f} and {imports[peer]:.0f} MB; without them {net:.2f}"
-            work = f"peak memory of a training step, batch {plan.batch} at {plan.size}"
-            ratio = peaks["ours"] / peaks[peer]
-            yield Row("memory", work, peaks["ours"], "MB", peer, peaks[peer], ratio, goal, note)
-
     def augment(self) -> Iterator[Row]:
         """Augmentation to the network's input, a picture, one thread."""
-        pictures, goals = 20, {416: 5, 608: 9}
+        pictures, goals = self.plan.pictures, {416: (5, 16), 608: (9, 33)}
         scene = self.scenes(600, 1) / "images"
         image = read_rgb(next(scene.iterdir()))
         corner = self.rng.uniform(0, 540, (100, 2))
@@ -425,7 +336,7 @@ class Bench:
 
     def postprocess(self) -> Iterator[Row]:
         """Decoded maps of a picture to its detections."""
-        goals = {416: 8, 608: 20}
+        goals = {416: (8, 310), 608: (20, 920)}
         for size in self.plan.sizes:
             data = self.save(f"maps{size}", **decoded_maps(self.rng, size, classes=16))
             with (
@@ -436,18 +347,27 @@ class Bench:
                     runs = {"ours": (ours, kind), "published method": (published, kind)}
                     timings = self.measure(f"postprocess {size} {kind}", runs)
                     work = f"post-processing of a picture at {size}, threshold 0.001, {kind} network"
-                    yield from self.against_method("postprocess", work, timings, goals[size], 1)
+                    limit, published = goals[size]
+                    # The published time is that of a network that passes many boxes.
+                    goal = (limit, published if kind == "untrained" else math.nan)
+                    yield from self.against_method("postprocess", work, timings, goal, 1)
 
-    def against_method(self, key: str, work: str, timings: dict, limit: float, per: int) -> Iterator[Row]:
-        """A row against a limit in ms that shows the published method's time too.
+    def against_method(
+        self, key: str, work: str, timings: dict[str, Timing], goal: tuple[float, float], per: int
+    ) -> Iterator[Row]:
+        """A row against a limit in ms, and one against the published method.
 
-        Both run in one thread, so processor time is taken: that of waiting for a core is not theirs.
+        The limits were set on a machine where the published code took `goal[1]` ms: their quotient is a goal that
+        does not depend on the machine. Both run in one thread, so processor time is taken: that of waiting for a
+        core is not theirs.
         """
         ours, method = (
             statistics.median(timings[name].processor) * 1000 / per for name in ("ours", "published method")
         )
-        note = f"published method {quantity(method, 'ms')}, {method / ours:.0f} × as long"
-        yield Row(key, work, ours, "ms", goal=limit, note=note)
+        limit, published = goal
+        yield Row(key, work, ours, "ms", goal=limit)
+        note = "" if math.isnan(published) else f"the goal's {limit} ms of {published} ms"
+        yield Row(key, work, ours, "ms", "published method", method, ours / method, limit / published, note)
 
     def evaluate(self) -> Iterator[Row]:
         """A whole evaluation against the network alone."""
@@ -465,7 +385,7 @@ class Bench:
 
     def split(self) -> Iterator[Row]:
         """Cutting scenes against decoding and encoding the same pixels."""
-        scenes = self.scenes(2160, 2)
+        scenes = self.scenes(self.plan.wide, 2)
         for suffix in (".png", ".jpg"):
             with self.ours("split", scenes=str(scenes), suffix=suffix, tile_size=600) as worker:
                 runs = {"ours": (worker, "everything"), "decoding + encoding": (worker, "codec")}
@@ -538,15 +458,6 @@ def main(argv: list[str] | None = None) -> int:
         }
         write_json(parsed.out, plain(document), indent=1)
     return 1 if any(row.met == "no" for row in rows) else 0
-
-
-def plain(value):
-    """The document without NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 if __name__ == "__main__":

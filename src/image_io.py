@@ -1,5 +1,6 @@
 """Reading a picture as 8-bit RGB, or one clear error: nothing is scaled, rotated or filled in silently."""
 
+import struct
 import threading
 from pathlib import Path
 
@@ -17,6 +18,7 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".
 _LARGE_PIXELS, _MOST_PIXELS_A_BYTE = 64_000_000, 80
 _PILLOW_FORMATS = ("GIF", "PCX", "TGA")  # decoded by Pillow where OpenCV cannot; GIF only from OpenCV 4.11 on
 _ORIENTATION = 0x0112  # TIFF tag
+_CHUNK_HEAD = struct.Struct(">I4s")  # of a PNG: length, kind
 _pillow_limit = threading.Lock()  # Pillow's own limit of pixels is a global
 
 
@@ -168,9 +170,10 @@ def _has_png_end(png: memoryview) -> bool:
     """
     place = 8
     while place + 12 <= len(png):
-        if bytes(png[place + 4 : place + 8]) == b"IEND":
+        length, kind = _CHUNK_HEAD.unpack_from(png, place)
+        if kind == b"IEND":
             return True
-        place += 12 + int.from_bytes(png[place : place + 4], "big")
+        place += 12 + length
     return False
 
 

@@ -64,7 +64,7 @@ def test_an_object_smaller_than_the_overlap_is_whole_on_some_tile(x, y, w, h):
     whole = 0
     for top in tile_starts(1400, 600, 0.2):
         for left in tile_starts(2000, 600, 0.2):
-            for _, box, is_target in tile_objects([entry], left, top, 600, 600, 0.7):
+            for _, box, is_target in tile_objects([entry], entry.box[None], left, top, 600, 600, 0.7):
                 inside = np.allclose(box + (left, top, left, top), entry.box, atol=1e-9)
                 whole += inside
                 assert is_target or not inside

@@ -29,8 +29,8 @@ class Config(dict):
             raise AttributeError(name) from error
 
 
-def network_config(width: float) -> Config:
-    """Layers as (from, number, kind, arguments); `width` multiplies the channels."""
+def network_config(width: float, layers: list[int]) -> Config:
+    """Layers as (from, number, kind, arguments); `width` multiplies the channels, `layers` counts the blocks."""
     mish, leaky = "act=nn.Mish()", "act=nn.LeakyReLU(0.1)"
     backbone: list = []
 
@@ -38,7 +38,7 @@ def network_config(width: float) -> Config:
         rows.append([source, 1, "ConvNormAct", [channels, kernel, stride, act]])
 
     conv(backbone, 32, 3)
-    for channels, blocks in ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4)):
+    for channels, blocks in zip((64, 128, 256, 512, 1024), layers):
         half = channels if channels == 64 else channels // 2
         conv(backbone, channels, 3, 2)
         down = len(backbone) - 1
@@ -108,12 +108,12 @@ def its_labels(boxes: np.ndarray, size: int) -> np.ndarray:
     return labels
 
 
-def train_case(classes: int, size: int, data: str, width: float) -> Case:
+def train_case(classes: int, size: int, data: str, width: float, layers: list[int]) -> Case:
     """A whole step: forward, loss, backward, Momentum; pictures arrive as float32 in 0..1, as its loader has it."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     ms.set_seed(0)
-    network = create_model("yolov4", network_config(width), num_classes=classes, sync_bn=False)
+    network = create_model("yolov4", network_config(width, layers), num_classes=classes, sync_bn=False)
     loss = create_loss(
         "YOLOv4Loss", box=10.0, obj=1.0, cls=1.0, label_smoothing=0.0, ignore_threshold=0.7, iou_threshold=0.213,
         anchors=ANCHORS, nc=classes,

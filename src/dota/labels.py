@@ -1,6 +1,7 @@
 """DOTA's label files: reading and writing `labelTxt`, oriented boxes made horizontal."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,14 @@ class DotaObject:
     def box(self) -> np.ndarray:
         """The horizontal box (4,) x1 y1 x2 y2 around the outline."""
         return np.concatenate([self.polygon.min(axis=0), self.polygon.max(axis=0)])
+
+
+def object_boxes(objects: Sequence[DotaObject]) -> np.ndarray:
+    """(N, 4) float64 x1 y1 x2 y2: the horizontal boxes around the objects' outlines."""
+    if not objects:
+        return np.empty((0, 4))
+    outlines = np.stack([entry.polygon for entry in objects])
+    return np.concatenate([outlines.min(axis=1), outlines.max(axis=1)], axis=1)
 
 
 def read_labels(path: Path, class_names: tuple[str, ...] | None) -> list[DotaObject]:

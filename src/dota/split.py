@@ -2,7 +2,6 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 
 from src.atomic import write_json
-from src.dota.labels import DotaObject, read_labels
+from src.dota.labels import DotaObject, object_boxes, read_labels
 from src.errors import UserError
 from src.image_io import PICTURE_SUFFIXES, is_picture, read_rgb, write_image
 from src.logger import progress_bar
@@ -75,18 +74,24 @@ def tile_starts(length: int, tile_size: int, overlap: float) -> list[int]:
 
 
 def tile_objects(
-    objects: list[DotaObject], x: int, y: int, tile_w: int, tile_h: int, min_visible: float
-) -> Iterator[tuple[DotaObject, np.ndarray, bool]]:
+    objects: list[DotaObject], boxes: np.ndarray, x: int, y: int, tile_w: int, tile_h: int, min_visible: float
+) -> list[tuple[DotaObject, np.ndarray, bool]]:
     """Objects that a tile shows: the object, its box (4,) x1 y1 x2 y2 clipped to the tile, in the tile's
-    pixels, and whether enough of it is visible to be a target."""
-    for entry in objects:
-        box = entry.box - (x, y, x, y)
-        clipped = np.clip(box, 0, (tile_w, tile_h, tile_w, tile_h))
-        width, height = clipped[2:] - clipped[:2]
-        if width <= 0 or height <= 0:
-            continue
-        share = width * height / ((box[2] - box[0]) * (box[3] - box[1]))
-        yield entry, clipped, share >= min_visible
+    pixels, and whether enough of it is visible to be a target.
+
+    Args:
+        objects: N objects of the scene.
+        boxes: (N, 4) their boxes, as of `object_boxes`.
+        x, y: the tile's place in the scene.
+        tile_w, tile_h: its size.
+        min_visible: see `SplitOptions`.
+    """
+    inside = np.clip(boxes - (x, y, x, y), 0, (tile_w, tile_h, tile_w, tile_h))
+    width, height = (inside[:, 2:] - inside[:, :2]).T
+    (shown,) = np.nonzero((width > 0) & (height > 0))
+    area = (boxes[shown, 2] - boxes[shown, 0]) * (boxes[shown, 3] - boxes[shown, 1])
+    is_target = width[shown] * height[shown] / area >= min_visible
+    return [(objects[number], inside[number], bool(target)) for number, target in zip(shown, is_target)]
 
 
 def split_scene(
@@ -95,6 +100,7 @@ def split_scene(
     """Cut one scene; writes its tiles and returns their records (image entry, annotations) and counts."""
     image = read_rgb(scene)
     objects = read_labels(label_file, options.class_names) if label_file else []
+    boxes = object_boxes(objects)
     height, width = image.shape[:2]
     size = options.tile_size
     params = (cv2.IMWRITE_PNG_COMPRESSION, 1) if options.suffix == ".png" else (cv2.IMWRITE_JPEG_QUALITY, 95)
@@ -102,7 +108,7 @@ def split_scene(
     for y in tile_starts(height, size, options.overlap):
         for x in tile_starts(width, size, options.overlap):
             tile = image[y : y + size, x : x + size]
-            shown = list(tile_objects(objects, x, y, tile.shape[1], tile.shape[0], options.min_visible))
+            shown = tile_objects(objects, boxes, x, y, tile.shape[1], tile.shape[0], options.min_visible)
             if not any(is_target for *_, is_target in shown) and not options.keep_empty:
                 counts["dropped_tiles"] += 1
                 continue
@@ -126,7 +132,7 @@ def split_scene(
 
 
 def _annotation(entry: DotaObject, box: np.ndarray, is_target: bool, options: SplitOptions) -> dict:
-    x1, y1, x2, y2 = (round(float(value), 2) for value in box)
+    x1, y1, x2, y2 = (round(value, 2) for value in box.tolist())
     width, height = round(x2 - x1, 2), round(y2 - y1, 2)
     return {
         "category_id": options.class_names.index(entry.name) + 1,

@@ -15,7 +15,7 @@ import numpy as np
 
 from src.atomic import atomic_path
 from src.deploy.merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
-from src.dota.labels import read_labels
+from src.dota.labels import object_boxes, read_labels
 from src.errors import UserError, shown
 from src.evaluation.dota_metrics import DotaResult, SceneObjects, evaluate_dota
 from src.evaluation.postprocess import Detections
@@ -222,7 +222,7 @@ def read_truth(label_dir: Path, scenes: Iterable[str], class_names) -> dict[str,
             raise UserError(f"{path}: no such label file; give the labelTxt folder of the set's scenes")
         objects = read_labels(path, tuple(class_names))
         truth[scene] = SceneObjects(
-            np.array([entry.box for entry in objects], np.float64).reshape(-1, 4),
+            object_boxes(objects),
             np.array([class_names.index(entry.name) for entry in objects], np.int32),
             np.array([entry.difficult for entry in objects], bool),
         )

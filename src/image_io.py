@@ -54,14 +54,12 @@ def read_rgb(
                 "copy it again, or cut it into tiles"
             )
     if expected_wh is not None and (width, height) != tuple(expected_wh):
-        turned = (
-            "; it fits after a rotation: remove the orientation from the file"
-            if ((height, width) == tuple(expected_wh))
-            else ""
-        )
+        remedy = "correct the annotation file, or wrong_sizes=repair"
+        if (height, width) == tuple(expected_wh):
+            remedy = "it fits after a rotation: remove the orientation from the file"
         raise UserError(
             f"{path}: the picture is {width}x{height}, its annotation says "
-            f"{expected_wh[0]}x{expected_wh[1]}; correct the annotation file{turned}"
+            f"{expected_wh[0]}x{expected_wh[1]}; {remedy}"
         )
     data = np.fromfile(path, dtype=np.uint8)
     if _is_cut_short(data):

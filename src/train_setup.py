@@ -28,6 +28,7 @@ def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
         keep_empty=config.keep_empty,
         invalid_boxes=config.invalid_boxes,
         bad_annotations=config.bad_annotations,
+        wrong_sizes=config.wrong_sizes,
     )
     sampler = DistributedSampler(
         len(dataset.records), runtime.rank, runtime.group_size, shuffle=True, seed=config.seed

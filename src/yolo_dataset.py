@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from src.errors import UserError, one_line, shown
+from src.image_io import read_size
 
 # Results are tables of numpy integers (image_id int64, category_id int32; a class that the file lacks gets
 # an id above its largest), so larger ones are refused here and not cut there.
@@ -45,6 +46,7 @@ class DetectionSet:
         category_ids: COCO category id of each class.
         ann_file: where it came from.
         dropped: how many boxes or pictures were left out, by reason.
+        resized: pictures whose own size took the place of the annotated one.
     """
 
     records: list[ImageRecord]
@@ -52,6 +54,7 @@ class DetectionSet:
     category_ids: tuple[int, ...]
     ann_file: Path
     dropped: dict[str, int] = field(default_factory=dict)
+    resized: int = 0
 
     def describe(self) -> str:
         """One line: pictures, objects, ignored regions, and what was left out."""
@@ -62,6 +65,8 @@ class DetectionSet:
             line += f", {ignored} ignored regions"
         if self.dropped:
             line += "; left out: " + ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+        if self.resized:
+            line += f"; {self.resized} pictures of another size than annotated taken as they are"
         return line
 
 
@@ -106,6 +111,7 @@ def load_detection_set(
     keep_empty: bool = True,
     invalid_boxes: str = "drop",
     bad_annotations: str = "refuse",
+    wrong_sizes: str = "refuse",
 ) -> DetectionSet:
     """Read an annotation file.
 
@@ -120,16 +126,19 @@ def load_detection_set(
         invalid_boxes: `drop` or `error`.
         bad_annotations: `refuse` the file, or `drop` and count annotations of an unknown picture or category or
             with no box, and entries of a picture id that was there before.
+        wrong_sizes: a picture of another size than annotated: `refuse` it when it is read, or `repair`: look into
+            every picture now, take its own size and clip its boxes, whose pixels stay, to it.
 
     Raises:
         UserError: an unreadable or empty file, a missing key, an unknown category or picture, a duplicate
-            id, missing picture files.
+            id, missing picture files, a size that `repair` cannot repair.
     """
     document = read_annotations(ann_file)
     category_ids, class_of = _match_categories(document["categories"], tuple(class_names), ann_file)
     dropped: Counter = Counter()
     forgiving = bad_annotations == "drop"
     images = _index_images(document["images"], ann_file, dropped if forgiving else None)
+    resized = _take_own_sizes(images, image_dir) if wrong_sizes == "repair" else 0
     boxes: dict = {image_id: [] for image_id in images}
     ignored: dict = {image_id: [] for image_id in images}
     for number, annotation in enumerate(document["annotations"]):
@@ -163,7 +172,7 @@ def load_detection_set(
         raise UserError(f"{ann_file}: no picture with objects is left; keep_empty=1 keeps the others")
     _check_files(records, image_dir, ann_file)
     found = {reason: count for reason, count in dropped.items() if count}
-    return DetectionSet(records, tuple(class_names), category_ids, Path(ann_file), found)
+    return DetectionSet(records, tuple(class_names), category_ids, Path(ann_file), found, resized)
 
 
 def read_annotations(ann_file: Path) -> dict:
@@ -248,6 +257,30 @@ def _index_images(entries, ann_file, dropped: Counter | None = None) -> dict:
             continue
         images[image_id] = entry
     return images
+
+
+def _take_own_sizes(images: dict, image_dir: Path) -> int:
+    """Put the size of each picture into its entry; how many were annotated with another one.
+
+    Raises:
+        UserError: a picture cannot be read, or its sides are exchanged: its boxes then belong to a turned picture.
+    """
+    changed = 0
+    for entry in images.values():
+        path = Path(image_dir) / entry["file_name"]
+        if not path.is_file():
+            continue  # missing pictures are counted and named together
+        annotated, own = (entry["width"], entry["height"]), read_size(path)
+        if annotated == own:
+            continue
+        if annotated == own[::-1]:
+            raise UserError(
+                f"{path}: the picture is {own[0]}x{own[1]}, annotated {own[1]}x{own[0]}: its boxes are a turned "
+                "picture's, which wrong_sizes=repair does not repair; turn it back, or correct the file"
+            )
+        entry["width"], entry["height"] = own
+        changed += 1
+    return changed
 
 
 def check_image(entry: dict, where: str) -> int:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.errors import UserError
+from src.image_io import read_rgb
 from src.yolo_dataset import load_detection_set, resolve_set
 
 NAMES = ("ship", "plane")
@@ -96,6 +97,32 @@ def test_annotations_that_cannot_be_used_are_refused_or_dropped_and_counted(tmp_
     for entry in odd:
         with pytest.raises(UserError, match="annotation"):
             load_detection_set(*write(tmp_path, annotations=[entry]), NAMES)
+
+
+@pytest.mark.parametrize("annotated", [(50, 40), (200, 160)])
+def test_a_picture_of_another_size_than_annotated_is_refused_or_taken_as_it_is(tmp_path, annotated):
+    """The picture is 100 x 80; its boxes keep their pixels and are clipped to what the picture has."""
+    width, height = annotated
+    entry = {**BASE["images"][0], "width": width, "height": height}
+    boxes = [annotation(id=1, bbox=[30, 20, 15, 10]), annotation(id=2, bbox=[90, 70, 20, 30])]
+    image_dir, ann_file = write(tmp_path, images=[entry], annotations=boxes)
+    refused = load_detection_set(image_dir, ann_file, NAMES).records[0]
+    with pytest.raises(UserError, match=r"100x80, its annotation says .*wrong_sizes=repair"):
+        read_rgb(refused.path, (refused.width, refused.height))
+    dataset = load_detection_set(image_dir, ann_file, NAMES, wrong_sizes="repair")
+    record = dataset.records[0]
+    assert (record.width, record.height) == (100, 80) and dataset.resized == 1
+    assert record.boxes.tolist() == [[30, 20, 45, 30], [90, 70, 100, 80]]
+    assert "1 pictures of another size than annotated" in dataset.describe()
+    assert read_rgb(record.path, (record.width, record.height)).shape == (80, 100, 3)
+
+
+def test_a_turned_picture_is_not_repaired(tmp_path):
+    """Its boxes would lie on other objects, without any error."""
+    entry = {**BASE["images"][0], "width": 80, "height": 100}
+    image_dir, ann_file = write(tmp_path, images=[entry], annotations=[annotation(id=1)])
+    with pytest.raises(UserError, match="turned picture"):
+        load_detection_set(image_dir, ann_file, NAMES, wrong_sizes="repair")
 
 
 def test_crowds_and_ignored_are_no_targets(tmp_path):

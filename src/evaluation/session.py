@@ -51,7 +51,7 @@ def load_validation_set(config: Config) -> DetectionSet:
     """The validation set of the options, with the pictures that have no objects too."""
     image_dir, ann_file = resolve_set(config.data_dir, "val", config.ann_val_file)
     return load_detection_set(
-        image_dir, ann_file, config.labels, keep_empty=True, invalid_boxes=config.invalid_boxes
+        image_dir, ann_file, config.labels, invalid_boxes=config.invalid_boxes, wrong_sizes=config.wrong_sizes
     )
 
 

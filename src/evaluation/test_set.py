@@ -47,7 +47,10 @@ def load_test_set(config: Config) -> tuple[DetectionSet, bool]:
         if config.ann_file:
             raise
         return _from_folder(folders[0], tuple(config.labels)), False
-    return load_detection_set(image_dir, ann_file, config.labels, invalid_boxes=config.invalid_boxes), True
+    dataset = load_detection_set(
+        image_dir, ann_file, config.labels, invalid_boxes=config.invalid_boxes, wrong_sizes=config.wrong_sizes
+    )
+    return dataset, True
 
 
 def _from_folder(image_dir: Path, class_names: tuple[str, ...]) -> DetectionSet:

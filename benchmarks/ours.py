@@ -37,7 +37,7 @@ from src.train_setup import create_augment, create_forward, create_optimizer, cr
 
 SCORE_THRESHOLD = 0.001
 FULL_SHAPE, FULL_LAYERS = (64, 128, 256, 512, 1024), (1, 2, 8, 8, 4)
-HEAD_PRIOR = 0.01  # untrained heads then pass some hundred boxes a tile to the suppression
+HEAD_PRIOR = 0.03  # every cell of an untrained network then passes the threshold of evaluations: the most work there is
 
 
 def options(classes: int, shape, layers, *words: str) -> Config:
@@ -144,6 +144,53 @@ def padded_boxes(boxes: np.ndarray, count: int) -> Tensor:
     padded = np.zeros((len(boxes), count, 5), np.float32)
     padded[:, : boxes.shape[1]] = boxes
     return Tensor(padded)
+
+
+def parts_case(classes: int, size: int, data: str, shape, layers, parts: list[str]) -> Case:
+    """Forward and backward of the network with those of `parts` that are named: convolutions are always there.
+
+    Without `batchnorm` or `activation` these layers pass their input on. With `loss` it is the training's, without it
+    the mean of the raw maps. With `optimizer`, which needs all others, it is the whole step.
+    """
+    config = options(classes, shape, layers)
+    network = build_network(config)
+    initialize(network, config.seed)
+    network.set_train()
+    arrays = np.load(data)
+    images, boxes = Tensor(arrays["images"]), padded_boxes(arrays["boxes"], config.max_box)
+    for cell in list(network.cells()):
+        leave_out(cell, parts)
+    forward = create_forward(config, network)
+    if "optimizer" in parts:
+        optimizer = create_optimizer(config, network, np.zeros(100_000, np.float32))
+        step = create_train_step(config, forward, optimizer, None, None, 1)
+        return {"run": partial(finished, step, images, boxes)}, described(network)
+
+    def mean_of_maps(images, boxes):
+        return sum(level.mean() for level in network(forward.normalize(images)))
+
+    weights, has_loss = tuple(network.trainable_params()), "loss" in parts
+    total = forward if has_loss else mean_of_maps
+    gradients = ms.jit(ms.value_and_grad(total, None, weights, has_aux=has_loss))
+
+    def run() -> float:
+        value, found = gradients(images, boxes)
+        value = value[0] if has_loss else value
+        found[0].asnumpy()  # of the first layer, the last to be known
+        return float(value.asnumpy())
+
+    return {"run": run}, described(network)
+
+
+def leave_out(cell: nn.Cell, parts: list[str]) -> None:
+    """Put `nn.Identity` where a convolution's BatchNorm or activation is not among the parts."""
+    if isinstance(cell, nn.SequentialCell) and isinstance(cell[0], nn.Conv2d) and len(cell) == 3:
+        for place, name in ((1, "batchnorm"), (2, "activation")):
+            if name not in parts:
+                cell[place] = nn.Identity()
+        return
+    for inner in cell.cells():
+        leave_out(inner, parts)
 
 
 def finished(step: nn.Cell, images: Tensor, boxes: Tensor) -> float:
@@ -390,6 +437,7 @@ if __name__ == "__main__":
             "export": export_case,
             "exported": exported_case,
             "train": train_case,
+            "parts": parts_case,
             "loss": loss_case,
             "augment": augment_case,
             "detect": detect_case,

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run the checks and every test in .venv, which is made and filled where it is absent.
 #   bash scripts/run_tests.sh --mindspore 2.7.1     on another MindSpore, in an environment of its own, .venv-2.7.1
+#   bash scripts/run_tests.sh --coverage            also say which lines and branches of src and utils ran
 # TEST_PROCESSES (2) files of tests run side by side: most of their time one core compiles graphs.
 # Other words go to pytest, for example: bash scripts/run_tests.sh -m "not slow"
 set -euo pipefail
@@ -14,7 +15,20 @@ if [ "${1:-}" = "--mindspore" ]; then
     folder=".venv-$version"
     shift 2
 fi
+measure=()
+if [ "${1:-}" = "--coverage" ]; then
+    shift
+    measure=(-m coverage run)
+    export COVERAGE_FILE="$ROOT/.coverage/data"
+    rm -rf .coverage && mkdir .coverage
+fi
 prepare_venv requirements-test.txt "$folder" "$version"
 "$folder/bin/ruff" check .
 "$folder/bin/ruff" format --check .
-"$folder/bin/python" -m pytest -q -n "${TEST_PROCESSES:-2}" --dist loadfile "$@"
+status=0
+"$folder/bin/python" "${measure[@]}" -m pytest -q -n "${TEST_PROCESSES:-2}" --dist loadfile "$@" || status=$?
+if [ ${#measure[@]} -gt 0 ]; then
+    "$folder/bin/python" -m coverage combine --quiet
+    "$folder/bin/python" -m coverage report
+fi
+exit "$status"

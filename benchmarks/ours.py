@@ -101,15 +101,15 @@ def exported_case(path: str, size: int, batch: int) -> Case:
 
 
 def train_case(
-    classes: int, sizes: list[int], data: str, shape, layers, crowd: str = "", cache: str = ""
+    classes: int, sizes: list[int], data: str, shape, layers, crowd="", cache="", accumulate=1
 ) -> Case:
     """A whole step as train.py runs it, at each of the sizes; the rate is zero, so the network stays.
 
     With `crowd`, a file of pictures with more boxes: the loss with its gradients alone for these boxes, on raw maps
     such as the first size gives. `cache` is the folder of the compile cache; then "first" is the first step of the
-    first size.
+    first size; `accumulate` the number of parts in which the step is made.
     """
-    config = options(classes, shape, layers)
+    config = options(classes, shape, layers, f"--accumulate={accumulate}")
     network = build_network(config)
     initialize(network, config.seed)
     optimizer = create_optimizer(config, network, np.zeros(100_000, np.float32))

@@ -69,7 +69,7 @@ class Plan:
 FULL = Plan()
 QUICK = Plan(
     shape=(16, 32, 64, 128, 256), layers=(1, 1, 1, 1, 1), width=0.25, size=160, sizes=(416,), repeats=3, pictures=5,
-    wide=1080, left_out=("second_start", "shape", "evaluate", "scene"),
+    wide=1080, left_out=("accumulate", "second_start", "shape", "evaluate", "scene"),
 )  # fmt: skip
 
 
@@ -82,7 +82,8 @@ class Bench:
     """
 
     KEYS = (
-        "forward", "mindir", "train", "second_start", "shape", "augment", "postprocess", "evaluate", "split", "scene",
+        "forward", "mindir", "train", "accumulate", "second_start", "shape", "augment", "postprocess", "evaluate",
+        "split", "scene",
     )  # fmt: skip
 
     def __init__(self, plan: Plan, folder: Path):
@@ -280,6 +281,21 @@ class Bench:
         print(f"loss and gradients against PyTorch's on the same maps: within {difference:.1e}", flush=True)
         if difference > 1e-3:
             raise SystemExit(f"losses differ: {values.tolist()}")
+
+    def accumulate(self) -> Iterator[Row]:
+        """The same step in two parts, for a user who lacks the memory."""
+        plan, data = self.plan, self.batch_file(self.plan.objects)
+        with self.ours("train", sizes=[plan.size], data=data, accumulate=2, **self.network) as worker:
+            found = [worker.run(f"step {plan.size}") for _ in range(4)]
+        self.details["accumulate"] = found
+        peak = found[-1]["peak"] / MEGABYTE
+        seconds = statistics.median(result["seconds"] for result in found[1:])
+        work = f"peak memory of the same step with accumulate=2, which takes {quantity(seconds, 's')}"
+        if its := self.details.get("train", {}).get("MindYOLO"):
+            its = its["peak"] / MEGABYTE
+            yield Row("accumulate", work, peak, "MB", "MindYOLO", its, peak / its, 0.8)
+        else:
+            yield Row("accumulate", work, peak, "MB")
 
     def second_start(self) -> Iterator[Row]:
         """The first step with a compile cache: filled by the first start, used by the second."""

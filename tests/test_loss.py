@@ -121,3 +121,32 @@ def test_cross_entropy_closed_form():
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="ignore_threshold"):
         YoloLoss(2, ignore_threshold=0)
+
+
+def test_only_objects_of_its_stride_let_a_prediction_be_ignored():
+    """Objects of 400 x 300 and 12 x 16 pixels, which only anchors of stride 32 and of stride 8 fit.
+
+    A confident prediction on the first costs nothing in stride 32, where it may be its object's, and log(1 + e^3) in
+    strides 16 and 8, where nobody wants it.
+    """
+    boxes = np.zeros((1, 4, 5), np.float32)
+    boxes[0, :2, :4] = [[16, 66, 416, 366], [14, 4, 26, 20]]
+    loss = YoloLoss(2, ignore_threshold=0.5, gains=(1, 1, 1), head_gains=(1, 1, 1))
+
+    def objectness(level=None, cell=(0, 0), anchor=0, stretch=(1.0, 1.0)):
+        raw = [np.zeros((1, 3, 7, 416 // stride, 416 // stride), np.float32) for stride in (32, 16, 8)]
+        for maps in raw:
+            maps[:, :, 4] = -30
+        raw[0][0, 1:, 4, 6, 6] = raw[2][0, :2, 4, 1, 2] = 30  # the objects' own cells and anchors
+        if level is not None:
+            raw[level][0, anchor, 2:4, cell[0], cell[1]] = np.log(stretch)
+            raw[level][0, anchor, 4, cell[0], cell[1]] = 3
+        _, parts = loss(*(Tensor(maps.reshape(1, 21, *maps.shape[3:])) for maps in raw), Tensor(boxes))
+        return parts.asnumpy()[:, 1].tolist()
+
+    cost = float(np.log1p(np.exp(3)))
+    assert objectness() == pytest.approx([0, 0, 0], abs=1e-6)
+    assert objectness(0, (6, 7), 2, (400 / 459, 300 / 401)) == pytest.approx([0, 0, 0], abs=1e-6)  # IoU 0.84
+    assert objectness(2, (1, 2), 2, (12 / 40, 16 / 28)) == pytest.approx([0, 0, 0], abs=1e-6)  # 1, the second
+    assert objectness(1, (13, 13), 1, (400 / 76, 300 / 55)) == pytest.approx([0, cost, 0], abs=1e-5)  # 1
+    assert objectness(2, (26, 26), 2, (400 / 40, 300 / 28)) == pytest.approx([0, 0, cost], abs=1e-5)  # 0.95

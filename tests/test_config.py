@@ -110,6 +110,10 @@ def test_aliases_reach_their_options(tmp_path):
         (["--multi_scale=[[416,400]]"], "multiples of 32"),
         (["--backbone_shape=[1,2]"], "needs 5 entries"),
         (["--labels=ship,ship"], "named twice: ship"),
+        (["--accumulate=3", "--per_batch_size=8"], "3 parts do not divide per_batch_size 8"),
+        (["--augmentation=perspective", "--perspective=0.009"], "over the horizon; take at most 0.0006"),
+        (["--cmbn"], "accumulate, set that to 2 or more"),
+        (["--data_sink"], "needs a fixed training_shape"),
         (["--lr_epochs=a,b"], "lr_epochs"),
         (["--mosaic=1.5"], "mosaic: 1.5 (command line) is outside [0, 1]"),
         (["--mosaic=often"], "mosaic: 'often' is not a finite number"),
@@ -134,6 +138,8 @@ def test_mistakes_are_named(words, named):
         ("lr: [1\n", "not valid YAML"),
         ("lr: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
         ("seed: {a: 1}\n", "not a whole number"),
+        ("seed: true\n", "not a whole number"),
+        ("ckpt_path: [a, b]\n", "ckpt_path: expected one value"),
     ],
 )
 def test_bad_yaml_names_the_file(tmp_path, text, named):
@@ -160,6 +166,13 @@ def test_config_is_immutable_and_reads_back(tmp_path):
     saved = tmp_path / "config.yaml"
     saved.write_text(config.to_yaml())
     assert dict(load_config([f"--config_path={saved}"])) == dict(config)
+
+
+def test_yaml_may_leave_a_value_empty_and_give_the_epochs_as_a_list(tmp_path):
+    overlay = tmp_path / "c.yaml"
+    overlay.write_text("pretrained_backbone:\nlr_epochs: [3, 5]\n")
+    config = load_config([f"--config_path={overlay}"])
+    assert config.pretrained_backbone == "" and config.lr_epochs == "3,5"
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.name)

@@ -141,7 +141,7 @@ def write_image(path: Path, image: np.ndarray, params: tuple[int, ...] = ()) -> 
     try:
         if not ok:
             raise OSError("encoding failed")
-        path.write_bytes(data.tobytes())
+        path.write_bytes(data)
     except OSError as error:
         if path.is_file():
             path.unlink()  # half a picture

@@ -66,9 +66,8 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None) -> list[DotaObj
 
 
 def _parse(words: list[str], class_names, where: str) -> DotaObject:
-    numbers = 0
-    while numbers < len(words) and _is_number(words[numbers]):
-        numbers += 1
+    values = _leading_numbers(words)
+    numbers = len(values)
     if numbers not in (4, 8) or not 1 <= len(words) - numbers <= 2:
         raise UserError(
             f"{where}: expected 8 coordinates (or 4), a class and difficult, found {' '.join(words)[:80]!r}"
@@ -82,21 +81,22 @@ def _parse(words: list[str], class_names, where: str) -> DotaObject:
     flag = words[numbers + 1] if len(words) > numbers + 1 else "0"
     if flag not in ("0", "1", "2"):  # 2 occurs in v1.5: very small
         raise UserError(f"{where}: difficult is {shown(repr(flag))}, expected 0 or 1")
-    values = np.array([float(word) for word in words[:numbers]])
-    if not (np.abs(values) <= _FURTHEST).all():  # not finite fails too
+    if not all(abs(value) <= _FURTHEST for value in values):  # not finite fails too
         raise UserError(f"{where}: a coordinate is not finite, or over {_FURTHEST} pixels; correct the line")
     if numbers == 4:
         x1, y1, x2, y2 = values
-        values = np.array([x1, y1, x2, y1, x2, y2, x1, y2])
-    return DotaObject(values.reshape(4, 2), name, flag != "0")
+        values = [x1, y1, x2, y1, x2, y2, x1, y2]
+    return DotaObject(np.array(values).reshape(4, 2), name, flag != "0")
 
 
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
+def _leading_numbers(words: list[str]) -> list[float]:
+    values: list[float] = []
+    for word in words:
+        try:
+            values.append(float(word))
+        except ValueError:
+            break
+    return values
 
 
 def write_labels(

@@ -148,7 +148,9 @@ def test_the_tree_is_the_projects(name):
 def known_options() -> set[str]:
     """Options of default_config.yaml, their other names, and those of the tools' own parsers."""
     documents = list(yaml.safe_load_all((ROOT / "default_config.yaml").read_text(encoding="utf-8")))
-    tools = [*ROOT.glob("utils/**/*.py"), *ROOT.glob("benchmarks/*.py")]
+    tools = [
+        path for place in ("utils/**/*.py", "benchmarks/*.py", "scripts/*.sh") for path in ROOT.glob(place)
+    ]
     own = {word for path in tools for word in re.findall(r'"--(\w+)"', path.read_text(encoding="utf-8"))}
     values = {value for rule in documents[2].values() if isinstance(rule, list) for value in map(str, rule)}
     return {*documents[0], *ALIASES, "config_path", "print_config", "help", "model"} | values | own

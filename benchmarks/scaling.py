@@ -39,6 +39,16 @@ POINTS = {
 QUICK_POINTS = {"batch": (1, 2), "size": (96, 160), "tiles": (50, 100), "merge": (1000, 10_000, 100_000)}
 
 
+def write_batch(path: Path, batch: int, size: int, classes: int) -> None:
+    """A training step's pictures with 90 boxes in each, as a file for workers."""
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, size - 30, (batch, 90, 2))
+    label = rng.integers(0, classes, (batch, 90, 1))
+    boxes = np.concatenate([corner, corner + rng.uniform(8, 30, corner.shape), label], -1)
+    images = rng.integers(0, 256, (batch, 3, size, size), np.uint8)
+    np.savez(path, images=images, boxes=boxes.astype(np.float32))
+
+
 class Curves:
     """Measures the points of each curve.
 
@@ -63,13 +73,8 @@ class Curves:
 
     def step(self, batch: int, size: int) -> dict:
         """Seconds of a step and memory of its process."""
-        rng = np.random.default_rng(0)
-        corner = rng.uniform(0, size - 30, (batch, 90, 2))
-        label = rng.integers(0, self.network["classes"], (batch, 90, 1))
-        boxes = np.concatenate([corner, corner + rng.uniform(8, 30, corner.shape), label], -1)
         data = self.folder / f"step{batch}_{size}.npz"
-        images = rng.integers(0, 256, (batch, 3, size, size), np.uint8)
-        np.savez(data, images=images, boxes=boxes.astype(np.float32))
+        write_batch(data, batch, size, self.network["classes"])
         return self.point(f"step {size}", "train", sizes=[size], data=str(data), **self.network)
 
     def tiles(self) -> list[dict]:

@@ -12,26 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.machine import describe_machine
-from benchmarks.scaling import FULL, MEGABYTE, SLIM
+from benchmarks.scaling import FULL, MEGABYTE, SLIM, write_batch
 from benchmarks.workers import Worker
 from src.atomic import write_json
 
 PARTS = ("convolutions", "batchnorm", "activation", "loss", "optimizer")
-
-
-def batch(folder: Path, size: int, classes: int) -> str:
-    """A file with two pictures of 90 boxes."""
-    rng = np.random.default_rng(0)
-    corner = rng.uniform(0, size - 40, (2, 90, 2))
-    boxes = np.concatenate(
-        [corner, corner + rng.uniform(8, 40, corner.shape), rng.integers(0, classes, (2, 90, 1))], -1
-    )
-    path = folder / "batch.npz"
-    np.savez(path, images=rng.integers(0, 256, (2, 3, size, size), np.uint8), boxes=boxes.astype(np.float32))
-    return str(path)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,10 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     rows, before = [], 0.0
     print("| with | first run s | run s | more s | peak memory MB |\n| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory(prefix="parts-") as folder:
-        data = batch(Path(folder), size, network["classes"])
+        data = Path(folder) / "batch.npz"
+        write_batch(data, 2, size, network["classes"])
         for number, name in enumerate(PARTS):
             with Worker(
-                "benchmarks.ours", "parts", size=size, data=data, parts=PARTS[1 : number + 1], **network
+                "benchmarks.ours", "parts", size=size, data=str(data), parts=PARTS[1 : number + 1], **network
             ) as worker:
                 first = worker.run("run")
                 results = [worker.run("run") for _ in range(6)][1:]

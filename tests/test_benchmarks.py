@@ -100,11 +100,13 @@ def test_a_worker_that_fails_says_why(tmp_path):
 
 
 def test_projects_processes_never_import_peers():
-    files = list((ROOT / "benchmarks").glob("*.py"))
+    writes_torch_files = (
+        ROOT / "benchmarks/fuzz_formats.py"
+    )  # for the readers to be fed, where PyTorch is installed
+    files = set((ROOT / "benchmarks").glob("*.py")) - {writes_torch_files}
     assert ROOT / "benchmarks/ours.py" in files
     for path in files:
-        text = path.read_text()
-        assert not re.search(r"^(import|from) (torch|mindyolo)\b", text, re.MULTILINE)
+        assert not re.search(r"^\s*(import|from) (torch|mindyolo)\b", path.read_text(), re.MULTILINE), path
 
 
 # ---------------------------------------------------------------- on paper

@@ -32,7 +32,7 @@ class DotaObject:
     @property
     def box(self) -> np.ndarray:
         """The horizontal box (4,) x1 y1 x2 y2 around the outline."""
-        return np.concatenate([self.polygon.min(axis=0), self.polygon.max(axis=0)])
+        return object_boxes([self])[0]
 
 
 def object_boxes(objects: Sequence[DotaObject]) -> np.ndarray:

@@ -24,21 +24,20 @@ def decays(name: str) -> bool:
 def create_momentum(
     network: nn.Cell, rates: np.ndarray, *, momentum: float, weight_decay: float, loss_scale: float
 ) -> nn.Momentum:
-    """The published optimizer: v <- momentum v + (g + decay w) / loss_scale;  w <- w - rate v.
+    """The published optimizer: v <- momentum v + g / loss_scale + decay w;  w <- w - rate v.
 
-    The loss is not multiplied by `loss_scale`, so the effective rate is rate / loss_scale; the published
-    recipes rest on that.
+    The loss is not multiplied by `loss_scale`, so the effective rate of the gradient is rate / loss_scale;
+    the published recipes rest on that. The decay is not divided: nn.Momentum multiplies it by loss_scale
+    before it divides gradient and decay by it.
 
     Args:
         network: its trainable parameters are updated.
         rates: one learning rate a step, float32.
         momentum: of the velocity v.
         weight_decay: of weights only.
-        loss_scale: the divisor.
+        loss_scale: the divisor of the gradient.
     """
-    # nn.Momentum multiplies the decay by loss_scale before it divides by it, so that the decay comes out
-    # unscaled; the published meaning, in which it is divided too, wants it divided once more.
-    groups = weight_decay_groups(network.trainable_params(), weight_decay / loss_scale)
+    groups = weight_decay_groups(network.trainable_params(), weight_decay)
     return nn.Momentum(groups, learning_rate=ms.Tensor(rates), momentum=momentum, loss_scale=loss_scale)
 
 

@@ -18,24 +18,44 @@ def small_cell():
     return nn.SequentialCell(nn.Conv2d(2, 3, 3, has_bias=True), nn.BatchNorm2d(3))
 
 
-def test_three_steps_equal_the_closed_form():
-    rng = np.random.default_rng(0)
-    cell = small_cell()
-    momentum, decay, loss_scale = 0.9, 0.05, 64.0
-    rates = np.float32([0.5, 0.3, 0.7])
-    optimizer = create_momentum(cell, rates, momentum=momentum, weight_decay=decay, loss_scale=loss_scale)
-    weights = {p.name: p.asnumpy().astype(np.float64) for p in cell.trainable_params()}
-    velocity = {name: np.zeros_like(value) for name, value in weights.items()}
-    assert len(weights) == 4
-    for rate in rates:
-        gradients = {p.name: rng.normal(0, 20, p.shape).astype(np.float32) for p in optimizer.parameters}
-        optimizer(tuple(Tensor(gradients[p.name]) for p in optimizer.parameters))
-        for name, gradient in gradients.items():
-            decayed = gradient + (decay * weights[name] if name.endswith(".weight") else 0)
-            velocity[name] = momentum * velocity[name] + decayed / loss_scale
-            weights[name] = weights[name] - float(rate) * velocity[name]
+class NamedCell(nn.Cell):
+    """One convolution and one BatchNorm, with the names of the golden file."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, has_bias=True)
+        self.bn = nn.BatchNorm2d(4)
+
+
+@pytest.mark.parametrize("case", "abc")
+def test_five_steps_equal_the_published_optimizer(fixtures, case):
+    """Decay 0.0005 and 0.05 at loss_scale 64, 0.05 at 1; on the way v <- m v + g / loss_scale + decay w."""
+    golden = np.load(fixtures / "optimizer.npz")
+    weight_decay, loss_scale, momentum = (float(value) for value in golden[f"{case}:settings"])
+    rates = golden[f"{case}:rates"]
+    cell = NamedCell()
     for parameter in cell.trainable_params():
-        np.testing.assert_allclose(parameter.asnumpy(), weights[parameter.name], rtol=0, atol=1e-6)
+        parameter.set_data(Tensor(golden[f"{case}:start:{parameter.name}"]))
+    optimizer = create_momentum(
+        cell, rates, momentum=momentum, weight_decay=weight_decay, loss_scale=loss_scale
+    )
+    names = [parameter.name for parameter in optimizer.parameters]
+    assert sorted(names) == ["bn.beta", "bn.gamma", "conv.bias", "conv.weight"]
+    weights = {name: golden[f"{case}:start:{name}"].astype(np.float64) for name in names}
+    velocity = {name: np.zeros_like(value) for name, value in weights.items()}
+    for step, rate in enumerate(rates):
+        optimizer(tuple(Tensor(golden[f"{case}:grad{step}:{name}"]) for name in names))
+        for parameter in optimizer.parameters:
+            name = parameter.name
+            decay = weight_decay * weights[name] if name == "conv.weight" else 0
+            velocity[name] = (
+                momentum * velocity[name] + golden[f"{case}:grad{step}:{name}"] / loss_scale + decay
+            )
+            weights[name] = weights[name] - float(rate) * velocity[name]
+            np.testing.assert_allclose(parameter.asnumpy(), weights[name], rtol=0, atol=1e-6, err_msg=name)
+    for parameter in optimizer.parameters:
+        published = golden[f"{case}:after4:{parameter.name}"]
+        np.testing.assert_allclose(parameter.asnumpy(), published, rtol=0, atol=1e-6, err_msg=parameter.name)
 
 
 def test_three_steps_of_adam_equal_the_closed_form():

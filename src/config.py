@@ -5,9 +5,6 @@ file has three documents (values, help by group, allowed values), as users of th
 YAML given with `--config_path` only the first document is read, so a published file works as it is.
 """
 
-import argparse
-import difflib
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,20 +14,23 @@ from typing import Any
 import yaml
 
 from src.errors import UserError, one_line, reports_mistakes, shown
+from src.options import published
+from src.options.command_line import parse_command_line
+from src.options.values import check_allowed, convert, known_key
 from src.yaml_text import load_yaml
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "default_config.yaml"
 
-# Names that users of the other published system type.
+# Names that users of the published systems type.
 ALIASES = {
     "config": "config_path",
     "epochs": "max_epoch",
     "is_parallel": "is_distributed",
     "weight": "pretrained",
     "iou_thres": "nms_thresh",
+    "ckpt_max_num": "keep_checkpoint_max",
 }
-SWITCHED = ("mosaic",)  # probabilities that may also be written as booleans: always, never
-TRUE_FALSE = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+ADDRESSES = ("data_url", "train_url", "checkpoint_url")  # where ModelArts' folders are
 
 
 class Config(Mapping):
@@ -113,27 +113,42 @@ def load_config(
     """
     defaults, help_by_group, allowed = _read_defaults()
     aliases = {**ALIASES, **aliases}
-    given = _parse_command_line(argv, defaults, help_by_group, allowed, groups, description, aliases)
-    values, origins = dict(defaults), dict.fromkeys(defaults, "default")
+    given = parse_command_line(argv, defaults, help_by_group, allowed, groups, description, aliases)
+    values, origins, remarks = dict(defaults), dict.fromkeys(defaults, "default"), []
     config_path = given.pop("config_path", "")
     if config_path:
-        for key, raw in _read_yaml(Path(config_path)).items():
-            key = _known_key(key, defaults, aliases, f"{config_path}: ")
-            values[key] = _convert(key, raw, defaults[key], f"{config_path}: ")
+        document, remarks = published.translate(
+            _read_yaml(Path(config_path)), defaults["labels"], config_path
+        )
+        for key, raw in document.items():
+            key = known_key(key, defaults, aliases, f"{config_path}: ")
+            values[key] = convert(key, raw, defaults[key], f"{config_path}: ")
             origins[key] = config_path
+    print_config = given.pop("print_config", None)
     for key, raw in given.items():
-        values[key] = _convert(key, raw, defaults[key], "--")
+        values[key] = convert(key, raw, defaults[key], "--")
         origins[key] = "command line"
-    print_config = values.pop("print_config", False)
     for key, rule in allowed.items():
-        _check_allowed(key, values[key], rule, origins[key])
+        check_allowed(key, values[key], rule, origins[key])
     config = _check_combinations(Config(values, origins))
-    if print_config:
+    for remark in [*remarks, *_remarks(config)]:
+        print(f"warning: {remark}", file=sys.stderr)
+    if print_config is not None and convert("print_config", print_config, False, "--"):
         width = max(map(len, config))
         for key in config:
             print(f"{key:<{width}} = {config[key]!r}  ({config.origins[key]})")
         raise SystemExit(0)
     return config
+
+
+def _remarks(config: Config) -> list[str]:
+    """What was set and has no effect beside the rest of the options."""
+    if config.use_modelarts and not config.enable_modelarts:
+        return [
+            f"use_modelarts ({config.origins['use_modelarts']}): none of {', '.join(ADDRESSES)} is set, so the "
+            "run is on this machine alone"
+        ]
+    return []
 
 
 def overlay(config: Config, values: Mapping[str, Any], origin: str) -> Config:
@@ -143,10 +158,10 @@ def overlay(config: Config, values: Mapping[str, Any], origin: str) -> Config:
         UserError: wrong type, value that is not allowed or an impossible combination; names `origin`.
     """
     defaults, _, allowed = _read_defaults()
-    values = {key: _convert(key, raw, defaults[key], f"{origin}: ") for key, raw in values.items()}
+    values = {key: convert(key, raw, defaults[key], f"{origin}: ") for key, raw in values.items()}
     for key in values:
         if key in allowed:
-            _check_allowed(key, values[key], allowed[key], origin)
+            check_allowed(key, values[key], allowed[key], origin)
     origins = {**config.origins, **dict.fromkeys(values, origin)}
     return _check_combinations(Config({**config, **values}, origins))
 
@@ -175,161 +190,6 @@ def _read_yaml(path: Path) -> dict:
     if not isinstance(document, dict):
         raise UserError(f"{path}: expected 'key: value' lines, found {type(document).__name__}")
     return {shown(key): value for key, value in document.items()}
-
-
-def _parse_command_line(
-    argv, defaults, help_by_group, allowed, groups, description, aliases
-) -> dict[str, str]:
-    """Options given on the command line, as strings, by their real names."""
-    parser = argparse.ArgumentParser(
-        usage="%(prog)s [--config_path FILE] [--NAME=VALUE ...]",
-        description=description,
-        allow_abbrev=False,
-        add_help=True,
-        argument_default=argparse.SUPPRESS,
-        epilog="Every option of default_config.yaml is accepted, also those that are not shown here.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
-    )
-    general = parser.add_argument_group("Options file")
-    general.add_argument(
-        "--config_path", "--config", dest="config_path", metavar="FILE", help="YAML laid over the defaults"
-    )
-    general.add_argument(
-        "--print_config",
-        nargs="?",
-        const="1",
-        metavar="0/1",
-        help="show the resolved options and where each came from",
-    )
-    names = {real: [alias for alias, target in aliases.items() if target == real] for real in defaults}
-    for title, options in help_by_group.items():
-        in_help = set(options) if not groups or title in groups else set(options) & set(groups)
-        group = parser.add_argument_group(title) if in_help else parser
-        for key, text in options.items():
-            if key in aliases:  # its name means another option in this entry point
-                continue
-            flag = isinstance(defaults[key], bool) or key in SWITCHED
-            group.add_argument(
-                f"--{key}",
-                *(f"--{alias}" for alias in names[key]),
-                dest=key,
-                metavar=_metavar(defaults[key], allowed.get(key)),
-                help=f"{text} [{_shown_default(defaults[key])}]".replace("%", "%%")
-                if key in in_help
-                else argparse.SUPPRESS,
-                **({"nargs": "?", "const": "1"} if flag else {}),
-            )
-    parser.error = _argument_error
-    given, unknown = parser.parse_known_args(argv)
-    for word in unknown:
-        if word.startswith("--"):
-            _known_key(word[2:].split("=")[0], defaults, aliases, "--")
-        raise UserError(f"unexpected word on the command line: {word!r}; options are written --name=value")
-    found = vars(given)
-    if "print_config" in found:
-        defaults["print_config"] = False
-    return found
-
-
-def _argument_error(message: str) -> None:
-    raise UserError(f"command line: {message}; see --help")
-
-
-def _metavar(default: Any, rule: Any) -> str:
-    if isinstance(rule, list):
-        return "{" + ",".join(map(str, rule)) + "}"
-    return {bool: "0/1", int: "N", float: "X", list: "LIST"}.get(type(default), "VALUE")
-
-
-def _shown_default(default: Any) -> str:
-    if isinstance(default, list) and len(default) > 3:
-        return f"{len(default)} values"
-    return '""' if default == "" else str(default)
-
-
-def _known_key(key: str, defaults: Mapping, aliases: Mapping, where: str) -> str:
-    """The real name of an option; an unknown one is an error that suggests the nearest."""
-    if key in defaults:
-        return key
-    if key in aliases:
-        return aliases[key]
-    near = difflib.get_close_matches(str(key), [*defaults, *aliases, "config_path"], n=1)
-    hint = f"; did you mean {near[0]}?" if near else "; see --help for the options"
-    raise UserError(f"{where}{key}: unknown option{hint}")
-
-
-def _convert(key: str, raw: Any, default: Any, where: str) -> Any:
-    """`raw` (a string of the command line or a YAML value) as the type of the default."""
-    if key in ("training_shape", "testing_shape"):  # a number or nothing
-        return "" if raw in ("", None) else _convert_number(key, raw, int, where)
-    if isinstance(default, bool):
-        value = TRUE_FALSE.get(str(raw).strip().lower())
-        if value is None:
-            raise UserError(f"{where}{key}: {shown(repr(raw))} is not a boolean; use 0, 1, true or false")
-        return value
-    if key in SWITCHED:
-        raw = {True: 1.0, False: 0.0}.get(TRUE_FALSE.get(str(raw).strip().lower()), raw)
-    if isinstance(default, int | float):
-        return _convert_number(key, raw, type(default), where)
-    if isinstance(default, list):
-        return _convert_list(key, raw, default, where)
-    if isinstance(raw, list) and key == "lr_epochs":
-        return ",".join(map(str, raw))
-    if raw is None:
-        return ""
-    if isinstance(raw, dict | list):
-        raise UserError(f"{where}{key}: expected one value, found {shown(repr(raw))}")
-    return str(raw)
-
-
-def _convert_number(key: str, raw: Any, kind: type, where: str) -> int | float:
-    try:
-        if isinstance(raw, bool):
-            raise ValueError
-        value = float(raw)
-        if not math.isfinite(value) or (kind is int and value != int(value)):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        expected = "a whole number" if kind is int else "a finite number"
-        raise UserError(f"{where}{key}: {shown(repr(raw))} is not {expected}") from None
-    return kind(value)
-
-
-def _convert_list(key: str, raw: Any, default: list, where: str) -> list:
-    """A list as YAML or, on the command line, as `[a, b]` or `a,b`; entries typed like the default's."""
-    if isinstance(raw, str):
-        try:
-            raw = load_yaml(raw if raw.strip().startswith("[") else f"[{raw}]")
-        except ValueError as error:
-            raise UserError(f"{where}{key}: not a list: {one_line(error, 400)}") from error
-    if not isinstance(raw, list) or not raw:
-        raise UserError(f"{where}{key}: expected a list with entries, found {shown(repr(raw))}")
-    like = default[0]
-    if isinstance(like, list):
-        if not all(isinstance(entry, list) and len(entry) == len(like) for entry in raw):
-            raise UserError(f"{where}{key}: each entry must be a list of {len(like)} numbers")
-        return [[_convert_number(key, value, int, where) for value in entry] for entry in raw]
-    if isinstance(like, str):
-        return [str(entry) for entry in raw]
-    kind = float if isinstance(like, float) or key.endswith("_coff") else int
-    return [_convert_number(key, value, kind, where) for value in raw]
-
-
-def _check_allowed(key: str, value: Any, rule: Any, origin: str) -> None:
-    """Check a value against a list or an interval such as `[0, 1)`."""
-    if isinstance(rule, list):
-        if value not in rule:
-            near = difflib.get_close_matches(str(value), map(str, rule), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise UserError(
-                f"{key}: {shown(repr(value))} ({origin}) is not one of {', '.join(map(str, rule))}{hint}"
-            )
-        return
-    low, high = (float(bound) for bound in rule[1:-1].split(","))
-    above = value >= low if rule[0] == "[" else value > low
-    below = value <= high if rule[-1] == "]" else value < high
-    if not (above and below):
-        raise UserError(f"{key}: {value} ({origin}) is outside {rule}")
 
 
 def _check_combinations(config: Config) -> Config:
@@ -383,6 +243,10 @@ def _check_combinations(config: Config) -> Config:
     changes: dict[str, Any] = {}
     if config.lr_scheduler.startswith(("cosine", "linear")) and config.t_max < config.max_epoch:
         changes["t_max"] = config.max_epoch
+    if config.use_modelarts and any(config[key] for key in ADDRESSES):
+        changes["enable_modelarts"] = True
+    if not config.eval_batch_size:
+        changes["eval_batch_size"] = config.per_batch_size
     if config.transfer_train and not config.filter_weight:
         changes["filter_weight"] = True
     return config.replace(**changes) if changes else config

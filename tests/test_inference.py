@@ -74,6 +74,14 @@ def infer(model, img_path, out, *words):
     return code, folder
 
 
+def test_pictures_go_where_infer_log_says(model, pictures, tmp_path):
+    """As the DOTA version's option; the files of detections stay in the run's folder."""
+    code, folder = infer(model, pictures, tmp_path / "out", f"--infer_log={tmp_path / 'drawn' / 'here'}")
+    assert code == 0 and not (folder / "pictures").exists() and len(read_json(folder)) == 4
+    drawn = {path.name for path in (tmp_path / "drawn" / "here").iterdir()}
+    assert drawn == {"a.jpg", "b.jpg", "a_2.jpg", "c.jpg"}
+
+
 def read_json(folder):
     return json.loads((folder / "detections.json").read_text())
 

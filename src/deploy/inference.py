@@ -49,8 +49,9 @@ def run_inference(config: Config) -> int:
     side = config.tile_size or max(config.eval_input_hw)
     small, large, failures = split_by_size(paths, side)
     started = time.perf_counter()
-    results, left_out = detect_pictures(backend, small, config, folder)
-    scenes, failed_scenes = detect_scenes(backend, large, config, folder)
+    pictures = Path(config.infer_log or folder / "pictures")
+    results, left_out = detect_pictures(backend, small, config, pictures)
+    scenes, failed_scenes = detect_scenes(backend, large, config, folder, pictures)
     results, failures = results + scenes, failures + left_out + failed_scenes
     code = report_failures(failures, len(paths), folder)
     chosen = [name for name in config.result_format if name in FORMATS]
@@ -70,7 +71,7 @@ def inference_options(config: Config) -> PostprocessOptions:
 def detect_pictures(
     backend: Backend, paths: list[Path], config: Config, folder: Path
 ) -> tuple[list[PictureResult], list[Failure]]:
-    """Detections of pictures that fit the network's input, drawn into `folder/pictures`; and failures."""
+    """Detections of pictures that fit the network's input, drawn into `folder`; and failures."""
     loader = PictureLoader(
         paths,
         input_hw=config.eval_input_hw,
@@ -87,7 +88,7 @@ def detect_pictures(
         for batch, found in detect_set(backend.predict, loader, inference_options(config), bar.update):
             for record, detections in zip(batch.records, found):
                 results.append(PictureResult(record.path, record.width, record.height, detections))
-                target = folder / "pictures" / names[record.id]
+                target = folder / names[record.id]
                 jobs.append(writer.submit(draw_picture, record.path, detections, config.labels, target))
         for result, job in zip(results, jobs):
             try:
@@ -98,9 +99,12 @@ def detect_pictures(
 
 
 def detect_scenes(
-    backend: Backend, paths: list[Path], config: Config, folder: Path
+    backend: Backend, paths: list[Path], config: Config, folder: Path, pictures: Path
 ) -> tuple[list[PictureResult], list[Failure]]:
-    """Detections of larger pictures and rasters, tile by tile, with a preview and maps; and failures."""
+    """Detections of larger pictures and rasters, tile by tile; and failures.
+
+    Maps go into `folder`, previews into `pictures`.
+    """
     options = scene_options(config)
     names = picture_names(paths)
     results: list[PictureResult] = []
@@ -116,7 +120,7 @@ def detect_scenes(
                 inference_options(config),
             )
             get_logger().info(scene.describe())
-            target = folder / "pictures" / name
+            target = pictures / name
             target.parent.mkdir(parents=True, exist_ok=True)
             write_image(target, draw_preview(scene))
             if "geojson" in config.result_format:

@@ -1,0 +1,74 @@
+"""The command line: every option by its name and its other names, and help by group."""
+
+import argparse
+from typing import Any
+
+from src.errors import UserError
+from src.options.values import SWITCHED, known_key
+
+
+def parse_command_line(
+    argv, defaults, help_by_group, allowed, groups, description, aliases
+) -> dict[str, str]:
+    """Options given on the command line, as strings, by their real names."""
+    parser = argparse.ArgumentParser(
+        usage="%(prog)s [--config_path FILE] [--NAME=VALUE ...]",
+        description=description,
+        allow_abbrev=False,
+        add_help=True,
+        argument_default=argparse.SUPPRESS,
+        epilog="Every option of default_config.yaml is accepted, also those that are not shown here.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
+    )
+    general = parser.add_argument_group("Options file")
+    general.add_argument(
+        "--config_path", "--config", dest="config_path", metavar="FILE", help="YAML laid over the defaults"
+    )
+    general.add_argument(
+        "--print_config",
+        nargs="?",
+        const="1",
+        metavar="0/1",
+        help="show the resolved options and where each came from",
+    )
+    names = {real: [alias for alias, target in aliases.items() if target == real] for real in defaults}
+    for title, options in help_by_group.items():
+        in_help = set(options) if not groups or title in groups else set(options) & set(groups)
+        group = parser.add_argument_group(title) if in_help else parser
+        for key, text in options.items():
+            if key in aliases:  # its name means another option in this entry point
+                continue
+            flag = isinstance(defaults[key], bool) or key in SWITCHED
+            group.add_argument(
+                f"--{key}",
+                *(f"--{alias}" for alias in names[key]),
+                dest=key,
+                metavar=_metavar(defaults[key], allowed.get(key)),
+                help=f"{text} [{_shown_default(defaults[key])}]".replace("%", "%%")
+                if key in in_help
+                else argparse.SUPPRESS,
+                **({"nargs": "?", "const": "1"} if flag else {}),
+            )
+    parser.error = _argument_error
+    given, unknown = parser.parse_known_args(argv)
+    for word in unknown:
+        if word.startswith("--"):
+            known_key(word[2:].split("=")[0], defaults, aliases, "--")
+        raise UserError(f"unexpected word on the command line: {word!r}; options are written --name=value")
+    return vars(given)
+
+
+def _argument_error(message: str) -> None:
+    raise UserError(f"command line: {message}; see --help")
+
+
+def _metavar(default: Any, rule: Any) -> str:
+    if isinstance(rule, list):
+        return "{" + ",".join(map(str, rule)) + "}"
+    return {bool: "0/1", int: "N", float: "X", list: "LIST"}.get(type(default), "VALUE")
+
+
+def _shown_default(default: Any) -> str:
+    if isinstance(default, list) and len(default) > 3:
+        return f"{len(default)} values"
+    return '""' if default == "" else str(default)

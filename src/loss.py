@@ -19,8 +19,9 @@ from src.yolo import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
 
 # exp() of more than this is no box, and an infinite one would turn the loss of a whole batch into NaN.
 LARGEST_LOG_SIZE = 20.0
-# Boxes times cells of one piece of the ignore mask: pieces that fit a cache are faster than one.
-MASK_PIECE = 1 << 20
+# Boxes times predictions of one piece of the ignore mask. Every piece is compiled, so few are better; a CPU is
+# as fast with pieces of any size from here on, and this is 16 MB for each of a handful of tensors.
+MASK_PIECE = 1 << 22
 
 
 @constexpr
@@ -46,11 +47,13 @@ def cross_entropy(logit, target):
 class OverlapsAny(nn.Cell):
     """Whether the IoU of a prediction with any of the boxes reaches a threshold; passes no gradient.
 
-    Goes through the boxes piece by piece and stops after the last that has an area, so that time follows the
-    number of objects and not `max_box`, and memory stays that of one piece.
+    Goes through the boxes in a number of pieces that the shapes alone fix: a graph whose course depends on
+    data is refused by Ascend's graph engine. All rows take part, those of padding too, so the loader makes no
+    more of them than its data set needs.
 
     Args:
         threshold: the least IoU, in (0, 1].
+        piece: most pairs of a box and a prediction that are looked at at once; more memory, fewer kernels.
 
     Inputs:
         x, y, w, h: predictions (N, K), centre and size.
@@ -60,49 +63,39 @@ class OverlapsAny(nn.Cell):
         float32 (N, K): 1 or 0.
     """
 
-    def __init__(self, threshold: float):
+    def __init__(self, threshold: float, piece: int = MASK_PIECE):
         super().__init__()
         # IoU >= t means common >= t / (1 + t) * (area + area').
         self.share = threshold / (1 + threshold)
+        self.piece = piece
 
     def construct(self, x, y, w, h, boxes):
         n, k = x.shape
-        pieces = -(-boxes.shape[2] // max(1, MASK_PIECE // (n * k)))
-        piece = -(-boxes.shape[2] // pieces)
-        boxes = ops.pad(boxes, (0, pieces * piece - boxes.shape[2]))
-        box_x, box_y, box_w, box_h = ops.unstack(boxes, 0)
-        area = box_w * box_h
-        order = _piece_numbers(pieces, piece)
-        count = ops.amax(ops.where(area > 0, order, 0))
+        count = boxes.shape[2]
+        rows = max(1, self.piece // (n * k))
+        box_x, box_y, box_w, box_h = ops.unstack(ops.expand_dims(boxes, -1), 0)
         edges = (box_x - box_w / 2, box_x + box_w / 2, box_y - box_h / 2, box_y + box_h / 2)
-        edges = (
-            ops.stack((*edges, area * self.share)).reshape(5, n, pieces, piece, 1).transpose(2, 0, 1, 3, 4)
-        )
-
+        area = box_w * box_h
+        # A row of padding stays below the area of every prediction, one without size included.
+        edges = (*edges, ops.where(area > 0, area * self.share, 1.0))
         planes = (x - w / 2, x + w / 2, y - h / 2, y + h / 2, w, h)
         left, right, top, bottom, width, height = [ops.expand_dims(plane, 1) for plane in planes]
         most = ops.zeros((n, k), ms.float32) - 1
-        number = ops.zeros((), ms.int32)
-        while number < count:
+        for start in range(0, count, rows):
             # min(right, right') - max(left, left') is written with relu: minimum and maximum of operands
             # that need broadcasting are twenty times slower on the CPU. The prediction's own area stays
             # out of the pairs.
-            box_left, box_right, box_top, box_bottom, box_share = ops.unstack(ops.gather(edges, number, 0), 0)
+            box_left, box_right, box_top, box_bottom, box_share = [
+                edge[:, start : min(start + rows, count)] for edge in edges
+            ]
             common_w = ops.relu(width - (ops.relu(right - box_right) + ops.relu(box_left - left)))
             common_h = height - (ops.relu(bottom - box_bottom) + ops.relu(box_top - top))
             most = ops.maximum(most, ops.amax(common_w * common_h - box_share, 1))
-            number = number + 1
         return ops.cast(most >= w * h * self.share, ms.float32)
 
     def bprop(self, x, y, w, h, boxes, out, dout):
         zero = ops.zeros_like(x)
         return zero, zero, zero, zero, ops.zeros_like(boxes)
-
-
-@constexpr
-def _piece_numbers(pieces, piece):
-    """For each box the number of its piece, from 1, (1, pieces * piece)."""
-    return Tensor(np.repeat(np.arange(1, pieces + 1, dtype=np.int32), piece)[None])
 
 
 class YoloLoss(nn.Cell):
@@ -122,6 +115,7 @@ class YoloLoss(nn.Cell):
         gains: of box, objectness, class.
         head_gains: of strides 32, 16, 8.
         box_kind: giou as published, diou or ciou (`src.box_overlap`).
+        mask_piece: as `piece` of `OverlapsAny`.
 
     Inputs:
         raw32, raw16, raw8: outputs of `YoloV4`, (N, 3 * (5 + C), H, W) each.
@@ -146,6 +140,7 @@ class YoloLoss(nn.Cell):
         gains: Sequence[float] = (10, 1, 1),
         head_gains: Sequence[float] = (1, 1, 1),
         box_kind: str = "giou",
+        mask_piece: int = MASK_PIECE,
     ):
         super().__init__()
         if not 0 < ignore_threshold <= 1:
@@ -155,7 +150,7 @@ class YoloLoss(nn.Cell):
         self.box_kind = box_kind
         self.num_classes = num_classes
         self.anchors, self.scale_x_y = head_settings(anchors, scale_x_y)
-        self.overlaps_any = OverlapsAny(ignore_threshold)
+        self.overlaps_any = OverlapsAny(ignore_threshold, mask_piece)
         self.assigner = TargetAssigner(num_classes, anchors, label_smooth, label_smooth_factor)
         self.gains = Tensor(np.outer(head_gains, gains).astype(np.float32))
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-import src.loss
 from src.errors import UserError
 from src.loss import OverlapsAny, YoloLoss, cross_entropy
 from src.yolo import STRIDES
@@ -63,7 +62,7 @@ def test_extreme_maps_keep_loss_and_gradients_finite():
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_padding_pieces_and_gains(monkeypatch):
+def test_padding_pieces_and_gains():
     rng = np.random.default_rng(5)
     raw = random_raw(rng, batch=2)
     corner = rng.uniform(0, 50, (2, 7, 2))
@@ -72,11 +71,10 @@ def test_padding_pieces_and_gains(monkeypatch):
     )
     _, parts, _gradients = value_and_gradients(YoloLoss(2), raw, boxes)
     assert (parts[:, 1] > 0).all() and parts[2, 0] > 0
-    # Small pieces, so that the loop over them runs several times, the last one partly filled.
-    monkeypatch.setattr(src.loss, "MASK_PIECE", 2 * 288 * 3)
     gains, head_gains = np.array([5, 2, 3]), np.array([1, 2, 4])
     padded = np.concatenate([boxes, np.zeros((2, 4, 5))], 1)
-    loss = YoloLoss(2, gains=gains, head_gains=head_gains)
+    # Small pieces: four of stride 8, the last one partly filled.
+    loss = YoloLoss(2, gains=gains, head_gains=head_gains, mask_piece=2 * 288 * 3)
     _, scaled, _ = value_and_gradients(loss, raw, padded)
     np.testing.assert_allclose(scaled, parts * np.outer(head_gains, gains / [10, 1, 1]), rtol=1e-5)
 
@@ -106,6 +104,13 @@ def test_overlaps_any_equals_brute_force():
     assert 50 < wanted.sum() < 750
     clear = margin > 1e-5
     np.testing.assert_array_equal(ours[clear], wanted[clear])
+
+
+def test_rows_of_padding_overlap_nothing():
+    """Not even predictions at their own place, of their own size, which is none."""
+    predicted = np.zeros((4, 1, 6), np.float32)
+    predicted[2:, :, 3:] = 1e-25  # an area that underflows
+    assert not OverlapsAny(0.7)(*map(Tensor, predicted), Tensor(np.zeros((4, 1, 3), np.float32))).asnumpy().any()
 
 
 def test_cross_entropy_closed_form():

@@ -241,6 +241,8 @@ def _check_combinations(config: Config) -> Config:
     if config.data_sink and (config.training_shape == "" or config.sat or config.accumulate > 1):
         raise UserError("data_sink: needs a fixed training_shape, and neither sat nor accumulate")
     changes: dict[str, Any] = {}
+    if config.mosaic is True:  # as a number it is a probability
+        changes["mosaic"] = 0.5 if config.augmentation == "crop" else 1.0
     if config.lr_scheduler.startswith(("cosine", "linear")) and config.t_max < config.max_epoch:
         changes["t_max"] = config.max_epoch
     if config.use_modelarts and any(config[key] for key in ADDRESSES):

@@ -68,7 +68,7 @@ class TrainLoader:
         augment: the random changes.
         batch_size: pictures a batch; an incomplete last batch is left out.
         shapes: input (height, width) shapes; one is drawn every `resize_rate` steps.
-        max_box: rows of the boxes; more objects in a picture are dropped, with one warning.
+        max_box: rows of the boxes; of more objects in a picture so many are drawn, with one warning.
         seed: of everything that is drawn.
         workers: threads.
 
@@ -127,13 +127,19 @@ class TrainLoader:
 
         return prefetch(jobs(), self._sample, self._collate, self.workers)
 
-    def _sample(self, index: int, epoch: int, input_hw: tuple[int, int]) -> tuple[Sample, Path]:
+    def _sample(self, index: int, epoch: int, input_hw: tuple[int, int]) -> tuple[Sample, int, Path]:
+        """What training sees of a record in an epoch, how many objects were left out of it, and its path."""
         rng = np.random.default_rng((self.seed, epoch, index))
         sample = self._joined(rng, index, input_hw)
         if _happens(rng, self.augment.mixup):
             other = self._joined(rng, int(rng.integers(len(self.dataset.records))), input_hw)
             sample = mix(sample, other, rng.beta(_MIXUP_BETA, _MIXUP_BETA))
-        return self.augment.finish(rng, sample), self.dataset.records[index].path
+        image, boxes, classes = self.augment.finish(rng, sample)
+        surplus = max(0, len(boxes) - self.max_box)
+        if surplus:
+            chosen = rng.permutation(len(boxes))[: self.max_box]
+            boxes, classes = boxes[chosen], classes[chosen]
+        return (image, boxes, classes), surplus, self.dataset.records[index].path
 
     def _joined(self, rng: np.random.Generator, index: int, input_hw: tuple[int, int]) -> Sample:
         """The picture of a record in the input, alone or in a mosaic with three drawn ones."""
@@ -153,20 +159,19 @@ class TrainLoader:
         height, width = samples[0][0][0].shape[:2]
         images = np.empty((len(samples), 3, height, width), np.uint8)
         boxes = np.zeros((len(samples), self.max_box, 5), np.float32)
-        for row, ((image, found, classes), _) in enumerate(samples):
+        for row, ((image, found, classes), surplus, path) in enumerate(samples):
             planes_first(image, images[row])
-            if len(found) > self.max_box:
-                self._warn_dropped(len(found) - self.max_box, samples[row][1])
-            count = min(len(found), self.max_box)
-            boxes[row, :count, :4] = found[:count]
-            boxes[row, :count, 4] = classes[:count]
-        return TrainBatch(images, boxes, [path for _, path in samples])
+            if surplus:
+                self._warn_dropped(surplus, path)
+            boxes[row, : len(found), :4] = found
+            boxes[row, : len(found), 4] = classes
+        return TrainBatch(images, boxes, [path for *_, path in samples])
 
     def _warn_dropped(self, count: int, path: Path) -> None:
         if not self.dropped_boxes:
             get_logger().warning(
-                "%s: more than max_box=%d objects in a training picture, the rest is dropped; raise max_box. "
-                "Further ones are counted, not shown",
+                "%s: more than max_box=%d objects in a training picture, so many are drawn and the rest is dropped; "
+                "raise max_box. Further ones are counted, not shown",
                 path,
                 self.max_box,
             )

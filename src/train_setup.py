@@ -26,6 +26,7 @@ def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
         ann_file,
         config.labels,
         keep_empty=config.keep_empty,
+        crowd_targets=config.crowd_targets,
         invalid_boxes=config.invalid_boxes,
         bad_annotations=config.bad_annotations,
         wrong_sizes=config.wrong_sizes,
@@ -67,6 +68,8 @@ def create_augment(config: Config) -> TrainAugment | PerspectiveAugment:
         saturation=config.saturation,
         value=config.value,
         each_multiscale=config.each_multiscale,
+        filters=tuple(config.resize_filters),
+        keep_cut=config.cut_boxes == "clip",
         **shared,
     )
 

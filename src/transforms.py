@@ -4,6 +4,7 @@ resize for evaluation. `src/perspective.py` has the other recipe for training.
 Boxes are (n, 4) float32 x1 y1 x2 y2 in pixels. Everything random comes from the generator that is passed.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,15 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # picture (H, W, 3) uint8, b
 
 GREY = 128  # of the padding around a picture that does not fill the input
 _TRIALS = 10  # draws of a crop until an object stays in it
+_MOSAIC_SIDE, _MOSAIC_CENTRE = 768, (192, 576)  # the published canvas, and where its four pictures may meet
+
+# Pillow's filters of a resize, and how far each reaches, in pixels of the coarser side.
+FILTERS = {
+    "nearest": (Image.Resampling.NEAREST, 0),
+    "bilinear": (Image.Resampling.BILINEAR, 1),
+    "bicubic": (Image.Resampling.BICUBIC, 2),
+    "lanczos": (Image.Resampling.LANCZOS, 3),
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def _resize_bicubic(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class TrainAugment:
-    """Random crop, scale, aspect ratio, flip and colour of the published recipe.
+    """Random crop, scale, aspect ratio, filter, flip and colour of the published recipe, and its mosaic.
 
     Attributes:
         jitter: the aspect ratio changes by a factor in (1 - jitter) / (1 + jitter) and its inverse.
@@ -108,6 +118,8 @@ class TrainAugment:
         value: largest factor of the brightness, up or down.
         flip: probability of a left-right flip.
         each_multiscale: scale the picture by 0.25 to 2 times the input; otherwise it fills the input.
+        filters: one of these resizes a picture, each as likely as the next (names of `FILTERS`).
+        keep_cut: boxes whose centre leaves the input are kept, clipped, as published.
         mosaic: probability that the loader gives four pictures, which are joined (`mosaic`).
         mixup: probability that the loader blends two results (`mix`).
     """
@@ -118,6 +130,8 @@ class TrainAugment:
     value: float = 1.5
     flip: float = 0.5
     each_multiscale: bool = True
+    filters: tuple[str, ...] = ("nearest", "bilinear", "bicubic", "nearest", "lanczos")
+    keep_cut: bool = True
     mosaic: float = 0.0
     mixup: float = 0.0
 
@@ -128,39 +142,42 @@ class TrainAugment:
         boxes: np.ndarray,
         classes: np.ndarray,
         input_hw: tuple[int, int],
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> Sample:
         """One picture (H, W, 3) uint8 with its boxes (n, 4) and classes (n,) in the input.
 
-        Boxes whose centre leaves the input are dropped, the others are clipped to it.
+        Boxes are clipped to the input; those that keep no more than a pixel of it are dropped.
         """
         geometry, new_wh, boxes_in, kept = self._choose_crop(rng, image.shape, boxes, input_hw)
-        canvas = place(image, geometry, new_wh, input_hw)
-        if rng.random() < self.flip:
+        chosen = self.filters[int(rng.integers(len(self.filters)))]
+        flipped = rng.random() < self.flip
+        canvas = place(image, geometry, new_wh, input_hw, chosen, colour_tables(*self._draw_colour(rng)))
+        if flipped:
             canvas, boxes_in = flip_sample(canvas, boxes_in)
-        canvas = distort_colour(canvas, *self._draw_colour(rng))
         return canvas, boxes_in, classes[kept]
 
     def join(self, rng: np.random.Generator, samples: list[Sample], input_hw: tuple[int, int]) -> Sample:
-        """One picture in the input, or a mosaic of four."""
-        parts = [self(rng, *sample, input_hw) for sample in samples]
-        return parts[0] if len(parts) == 1 else mosaic(rng, parts, input_hw)
+        """One picture, or a mosaic of four, in the input."""
+        if len(samples) == 1:
+            return self(rng, *samples[0], input_hw)
+        low, high = _MOSAIC_CENTRE
+        centre = (int(side) for side in rng.integers(low, high, 2, endpoint=True))
+        return self(rng, *mosaic(samples, tuple(centre)), input_hw)
 
     def finish(self, rng: np.random.Generator, sample: Sample) -> Sample:
         """What comes after a blend: nothing, here."""
         return sample
 
     def _choose_crop(self, rng, image_shape, boxes, input_hw):
-        """Where the picture goes; drawn again while no object stays, at last the whole picture."""
+        """Where the picture goes; drawn again while no object stays, at last the whole picture, stretched."""
         height, width = image_shape[:2]
-        for _ in range(_TRIALS):
-            new_w, new_h, dx, dy = self._draw_crop(rng, input_hw)
+        for trial in range(_TRIALS + 1):
+            whole = trial == _TRIALS
+            new_w, new_h, dx, dy = (*input_hw[::-1], 0, 0) if whole else self._draw_crop(rng, input_hw)
             geometry = ResizeGeometry(new_w / width, new_h / height, dx, dy)
-            boxes_in, kept = clip_boxes(geometry.forward(boxes), input_hw)
-            if len(boxes) == 0 or len(boxes_in):
-                return geometry, (new_w, new_h), boxes_in, kept
-        geometry = ResizeGeometry(input_hw[1] / width, input_hw[0] / height)
-        boxes_in, kept = clip_boxes(geometry.forward(boxes), input_hw)
-        return geometry, (input_hw[1], input_hw[0]), boxes_in, kept
+            boxes_in, kept = clip_boxes(geometry.forward(boxes), input_hw, self.keep_cut)
+            if len(boxes_in) or not len(boxes):
+                break
+        return geometry, (new_w, new_h), boxes_in, kept
 
     def _draw_crop(self, rng, input_hw) -> tuple[int, int, int, int]:
         """Size of the whole resized picture and the place of its corner, which may be outside the input."""
@@ -190,63 +207,107 @@ class TrainAugment:
         return rng.uniform(-self.hue, self.hue), factor(self.saturation), factor(self.value)
 
 
-def clip_boxes(boxes: np.ndarray, input_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (n, 4) whose centre is in the input and that keep a pixel of it, clipped; and their mask (n,)."""
+def clip_boxes(
+    boxes: np.ndarray, input_hw: tuple[int, int], keep_cut: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) that keep more than a pixel of the input on both axes, clipped to it; and their mask (n,).
+
+    Args:
+        boxes: x1 y1 x2 y2 in pixels of the input.
+        input_hw: (height, width).
+        keep_cut: also those whose centre is outside; without, they are dropped.
+    """
     limit = np.array([input_hw[1], input_hw[0]], np.float32)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     clipped = np.clip(boxes, 0, np.tile(limit, 2))
-    kept = ((centres >= 0) & (centres < limit) & (clipped[:, 2:] - clipped[:, :2] > 1)).all(axis=1)
+    kept = (clipped[:, 2:] - clipped[:, :2] > 1).all(axis=1)
+    if not keep_cut:
+        centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+        kept &= ((centres >= 0) & (centres < limit)).all(axis=1)
     return clipped[kept].astype(np.float32), kept
 
 
 def place(
-    image: np.ndarray, geometry: ResizeGeometry, new_wh: tuple[int, int], input_hw: tuple[int, int]
+    image: np.ndarray,
+    geometry: ResizeGeometry,
+    new_wh: tuple[int, int],
+    input_hw: tuple[int, int],
+    resize_filter: str,
+    tables: np.ndarray | None = None,
 ) -> np.ndarray:
     """Resize the picture to `new_wh` and lay it on a grey input at the geometry's pad; the rest is cut.
 
-    Only the visible part is computed where the picture grows; where it shrinks, pixels are averaged, so
-    that small objects do not vanish between the samples.
+    Args:
+        image: (H, W, 3) uint8.
+        geometry: its pads are whole pixels and may be negative.
+        new_wh: (width, height) of the whole resized picture.
+        input_hw: (height, width) of the input.
+        resize_filter: a name of `FILTERS`.
+        tables: of `colour_tables`, to change the colours of the result, the grey included.
+
+    Returns:
+        (height, width, 3) uint8. Only what the input shows is computed.
     """
-    input_h, input_w = input_hw
-    new_w, new_h = new_wh
-    dx, dy = int(geometry.pad_x), int(geometry.pad_y)
-    if new_w > image.shape[1] and new_h > image.shape[0]:
-        # Pixel centres: input + 0.5 = (picture + 0.5) * scale + pad.
-        matrix = np.array(
-            [
-                [geometry.scale_x, 0, dx + 0.5 * geometry.scale_x - 0.5],
-                [0, geometry.scale_y, dy + 0.5 * geometry.scale_y - 0.5],
-            ]
-        )
-        x0, y0, x1, y1 = max(dx, 0), max(dy, 0), min(dx + new_w, input_w), min(dy + new_h, input_h)
-        matrix[:, 2] -= (x0, y0)
-        # Replicated borders, as cv2.resize does; the grey is laid around, not blended in.
-        part = cv2.warpAffine(
-            image, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        if part.shape[:2] == (input_h, input_w):
-            return part
-        canvas = np.full((input_h, input_w, 3), GREY, np.uint8)
-        canvas[y0:y1, x0:x1] = part
-        return canvas
-    # Each axis by its own filter: one may shrink while the other grows.
-    shrunk_wh = min(new_w, image.shape[1]), min(new_h, image.shape[0])
-    resized = _resize(_resize(image, shrunk_wh, cv2.INTER_AREA), (new_w, new_h), cv2.INTER_LINEAR)
-    canvas = np.full((input_h, input_w, 3), GREY, np.uint8)
-    paste(canvas, resized, dx, dy)
+    (new_w, new_h), (input_h, input_w) = new_wh, input_hw
+    left, top = int(geometry.pad_x), int(geometry.pad_y)
+    x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + new_w, input_w), min(top + new_h, input_h)
+    part = resample(image, new_wh, (x0 - left, y0 - top, x1 - left, y1 - top), resize_filter)
+    grey = GREY
+    if tables is not None:
+        part = distort_colour(part, tables)
+        grey = distort_colour(np.full((1, 1, 3), GREY, np.uint8), tables)[
+            0, 0, 0
+        ]  # without colour it stays grey
+    if part.shape[:2] == (input_h, input_w):
+        return part
+    canvas = np.full((input_h, input_w, 3), grey, np.uint8)
+    canvas[y0:y1, x0:x1] = part
     return canvas
+
+
+def resample(
+    image: np.ndarray, new_wh: tuple[int, int], window: tuple[int, int, int, int], resize_filter: str
+) -> np.ndarray:
+    """A window of what Pillow's `resize` makes of the picture: antialiased where it shrinks, but for nearest.
+
+    Args:
+        image: (H, W, 3) uint8.
+        new_wh: (width, height) of the whole resized picture.
+        window: x1 y1 x2 y2 of the part of it that is made.
+        resize_filter: a name of `FILTERS`.
+
+    Returns:
+        (y2 - y1, x2 - x1, 3) uint8.
+    """
+    (height, width), (new_w, new_h), (x1, y1, x2, y2) = image.shape[:2], new_wh, window
+    if resize_filter == "nearest":
+        columns, rows = _nearest(width, new_w, x1, x2), _nearest(height, new_h, y1, y2)
+        if new_h > height:  # columns first where that is less to move
+            return image[rows[0] : rows[-1] + 1].take(columns, axis=1).take(rows - rows[0], axis=0)
+        return image.take(rows, axis=0).take(columns, axis=1)
+    method, reach = FILTERS[resize_filter]
+    first_x, last_x, box_x1, box_x2 = _source(width, new_w, x1, x2, reach)
+    first_y, last_y, box_y1, box_y2 = _source(height, new_h, y1, y2, reach)
+    source = Image.fromarray(np.ascontiguousarray(image[first_y:last_y, first_x:last_x]))
+    return np.asarray(source.resize((x2 - x1, y2 - y1), method, box=(box_x1, box_y1, box_x2, box_y2)))
+
+
+def _nearest(length: int, new_length: int, low: int, high: int) -> np.ndarray:
+    """Pixels of an axis that lie under the centres of the resized axis's pixels low to high."""
+    return (2 * np.arange(low, high) + 1) * length // (2 * new_length)
+
+
+def _source(length: int, new_length: int, low: int, high: int, reach: int) -> tuple[int, int, float, float]:
+    """Pixels of an axis, from and to, that a filter needs for the resized axis's low to high; and these in them."""
+    begin, end = low * length / new_length, high * length / new_length
+    margin = reach * max(1.0, length / new_length) + 1
+    first, last = max(0, math.floor(begin - margin)), min(length, math.ceil(end + margin))
+    return first, last, begin - first, end - first
 
 
 def paste(canvas: np.ndarray, image: np.ndarray, left: int, top: int) -> None:
     """Lay (h, w, 3) onto the canvas (H, W, 3); what reaches over its edges is cut."""
     target = canvas[max(top, 0) : max(top + image.shape[0], 0), max(left, 0) : max(left + image.shape[1], 0)]
     target[:] = image[max(-top, 0) :, max(-left, 0) :][: target.shape[0], : target.shape[1]]
-
-
-def _resize(image: np.ndarray, size_wh: tuple[int, int], interpolation: int) -> np.ndarray:
-    if (image.shape[1], image.shape[0]) == size_wh:
-        return image
-    return cv2.resize(image, size_wh, interpolation=interpolation)
 
 
 def flip_sample(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -256,46 +317,41 @@ def flip_sample(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.nd
     return cv2.flip(image, 1), flipped
 
 
-def distort_colour(image: np.ndarray, hue: float, saturation: float, value: float) -> np.ndarray:
-    """Shift the hue (share of the circle), scale saturation and value, of (H, W, 3) uint8 RGB, by tables."""
+def colour_tables(hue: float, saturation: float, value: float) -> np.ndarray:
+    """Tables (1, 256, 3) uint8 that shift an 8-bit hue (share of the circle) and scale saturation and value.
+
+    The published arithmetic: levels as shares of 255, once round the circle or up to 1, cut to whole levels.
+    """
+    share = np.arange(256)[:, None] / 255 * (1, saturation, value) + (hue, 0, 0)
+    share[:, 0] += (share[:, 0] < 0).astype(float) - (share[:, 0] > 1)
+    return (np.clip(share, 0, 1) * 255).astype(np.uint8)[None]
+
+
+def distort_colour(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB with hue, saturation and value changed by `colour_tables`."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    levels = np.arange(256)
-    tables = np.stack(
-        [
-            (levels + round(hue * 255)) % 256,
-            np.minimum(levels * saturation, 255),
-            np.minimum(levels * value, 255),
-        ],
-        axis=-1,
-    ).astype(np.uint8)
-    return cv2.cvtColor(cv2.LUT(hsv, tables[None]), cv2.COLOR_HSV2RGB_FULL)
+    return cv2.cvtColor(cv2.LUT(hsv, tables), cv2.COLOR_HSV2RGB_FULL)
 
 
-def mosaic(
-    rng: np.random.Generator,
-    samples: list[Sample],
-    input_hw: tuple[int, int],
-) -> Sample:
-    """Join four augmented inputs at a random centre; each gives one corner.
+def mosaic(samples: list[Sample], centre_xy: tuple[int, int]) -> Sample:
+    """Join four pictures, unscaled, around a point of a grey 768x768 canvas, as published; what does not fit is cut.
 
     Args:
-        rng: draws the centre, in the middle half of the input.
-        samples: four of (canvas (H, W, 3), boxes (n, 4), classes (n,)), all of size `input_hw`.
-        input_hw: (height, width).
+        samples: above left of the point, above right, below left and below right of it.
+        centre_xy: the point in pixels of the canvas.
+
+    Returns:
+        The canvas and the boxes in it, clipped, those of no area too: the crop that follows drops them.
     """
-    input_h, input_w = input_hw
-    cx = int(rng.uniform(0.25, 0.75) * input_w)
-    cy = int(rng.uniform(0.25, 0.75) * input_h)
-    corners = ((0, 0, cx, cy), (cx, 0, input_w, cy), (0, cy, cx, input_h), (cx, cy, input_w, input_h))
-    canvas = np.empty((input_h, input_w, 3), np.uint8)
-    all_boxes, all_classes = [], []
-    for (image, boxes, classes), (x0, y0, x1, y1) in zip(samples, corners):
-        canvas[y0:y1, x0:x1] = image[y0:y1, x0:x1]
-        offset = np.array([x0, y0, x0, y0], np.float32)
-        inside, kept = clip_boxes(boxes - offset, (y1 - y0, x1 - x0))
-        all_boxes.append(inside + offset)
-        all_classes.append(classes[kept])
-    return canvas, np.concatenate(all_boxes), np.concatenate(all_classes)
+    cx, cy = centre_xy
+    canvas = np.full((_MOSAIC_SIDE, _MOSAIC_SIDE, 3), GREY, np.uint8)
+    laid = []
+    for number, (image, boxes, _) in enumerate(samples):
+        left = cx if number % 2 else cx - image.shape[1]
+        top = cy if number > 1 else cy - image.shape[0]
+        paste(canvas, image, left, top)
+        laid.append(np.clip(boxes + np.array([left, top] * 2, np.float32), 0, _MOSAIC_SIDE))
+    return canvas, np.concatenate(laid), np.concatenate([classes for _, _, classes in samples])
 
 
 def mix(first: Sample, second: Sample, share: float) -> Sample:

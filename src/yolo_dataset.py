@@ -15,6 +15,7 @@ from src.image_io import read_size
 # Results are tables of numpy integers (image_id int64, category_id int32; a class that the file lacks gets
 # an id above its largest), so larger ones are refused here and not cut there.
 _ID_LIMIT, _CATEGORY_LIMIT, _SIDE_LIMIT = 2**63, 2**30, 2**31
+_LEAST_SIDE = 1  # pixels; a picture whose objects are no wider or no higher has nothing to learn from
 
 
 @dataclass(frozen=True)
@@ -109,20 +110,23 @@ def load_detection_set(
     class_names,
     *,
     keep_empty: bool = True,
+    crowd_targets: bool = False,
     invalid_boxes: str = "drop",
     bad_annotations: str = "refuse",
     wrong_sizes: str = "refuse",
 ) -> DetectionSet:
     """Read an annotation file.
 
-    Crowd boxes and boxes marked `ignore` become ignored regions: no targets. Boxes without area, not
-    finite or outside their picture are dropped and counted, or refused; others are clipped to the picture.
+    Crowd boxes (but by `crowd_targets`) and boxes marked `ignore` become ignored regions: no targets. Boxes
+    without area, not finite or outside their picture are dropped and counted, or refused; others are clipped
+    to the picture.
 
     Args:
         image_dir: folder of the pictures.
         ann_file: COCO-format JSON.
         class_names: names in the order of the network's outputs; categories are matched by name.
-        keep_empty: keep pictures without objects.
+        keep_empty: keep pictures without an object that is wider and higher than a pixel, as annotated.
+        crowd_targets: crowd boxes are objects like others.
         invalid_boxes: `drop` or `error`.
         bad_annotations: `refuse` the file, or `drop` and count annotations of an unknown picture or category or
             with no box, and entries of a picture id that was there before.
@@ -141,11 +145,12 @@ def load_detection_set(
     resized = _take_own_sizes(images, image_dir) if wrong_sizes == "repair" else 0
     boxes: dict = {image_id: [] for image_id in images}
     ignored: dict = {image_id: [] for image_id in images}
+    with_objects = set()
     for number, annotation in enumerate(document["annotations"]):
         where = f"{ann_file}: annotation {shown(annotation.get('id', number))}"
         try:
             image, category = _picture_and_category(annotation, number, images, class_of, where, ann_file)
-            box, fault, is_ignored = annotated_box(annotation, image, where)
+            box, fault, is_ignored = annotated_box(annotation, image, where, crowd_targets)
         except UserError:
             if not forgiving:
                 raise
@@ -161,12 +166,14 @@ def load_detection_set(
             ignored[image["id"]].append(box)
         else:
             boxes[image["id"]].append((*box, class_of[category]))
+            if min(annotation["bbox"][2:]) > _LEAST_SIDE:
+                with_objects.add(image["id"])
     if not keep_empty:
-        dropped["pictures without objects"] = sum(not found for found in boxes.values())
+        dropped["pictures without objects"] = len(images) - len(with_objects)
     records = [
         _record(images[image_id], image_dir, boxes[image_id], ignored[image_id])
         for image_id in sorted(images)
-        if keep_empty or boxes[image_id]
+        if keep_empty or image_id in with_objects
     ]
     if not records:
         raise UserError(f"{ann_file}: no picture with objects is left; keep_empty=1 keeps the others")
@@ -305,15 +312,21 @@ def check_image(entry: dict, where: str) -> int:
     return image_id
 
 
-def annotated_box(annotation: dict, image: dict, where: str) -> tuple[tuple[float, ...] | None, str, bool]:
+def annotated_box(
+    annotation: dict, image: dict, where: str, crowd_targets: bool = False
+) -> tuple[tuple[float, ...] | None, str, bool]:
     """x1 y1 x2 y2 of an annotation clipped to its picture, or why it is no box; whether it is to be ignored.
+
+    Crowds are, but by `crowd_targets`.
 
     Raises:
         UserError: the box or a flag is no such thing; the line begins with `where`.
     """
     box, fault = _clipped_box(_field(annotation, "bbox", where), image, where)
-    is_ignored = not fault and (_flag(annotation, "iscrowd", where) or _flag(annotation, "ignore", where))
-    return box, fault, is_ignored
+    if fault:
+        return box, fault, False
+    crowd, ignored = (_flag(annotation, key, where) for key in ("iscrowd", "ignore"))
+    return box, fault, ignored or (crowd and not crowd_targets)
 
 
 def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:

@@ -64,16 +64,31 @@ def test_booleans(word, value):
     assert load_config(["--run_eval", word]).run_eval is value
 
 
+@pytest.mark.parametrize("recipe,switched_on", [("crop", 0.5), ("perspective", 1.0)])
 @pytest.mark.parametrize(
-    "word,value", [("0", 0), ("1", 1), ("true", 1), ("False", 0), ("0.25", 0.25), ("1.0", 1), ("yes", 1)]
+    "word,value",
+    [("0", 0), ("1", 1), ("True", None), ("False", 0), ("0.25", 0.25), ("1.0", 1), ("yes", None), ("no", 0)],
 )
-def test_mosaic_is_a_switch_or_a_probability(tmp_path, word, value):
+def test_mosaic_is_a_switch_or_a_probability(tmp_path, recipe, switched_on, word, value):
+    """True is what each published recipe means by it: every second picture, or each."""
+    value = switched_on if value is None else value
     overlay = tmp_path / "c.yaml"
-    overlay.write_text(f"mosaic: {word}\n")
-    for words in ([f"--mosaic={word}"], ["--mosaic", word], ["--config_path", str(overlay)]):
+    overlay.write_text(f"mosaic: {word}\naugmentation: {recipe}\n")
+    chosen = f"--augmentation={recipe}"
+    for words in ([f"--mosaic={word}", chosen], [chosen, "--mosaic", word], ["--config_path", str(overlay)]):
         config = load_config(words)
         assert config.mosaic == value and isinstance(config.mosaic, float)
-    assert load_config(["--mosaic"]).mosaic == 1 and load_config([]).mosaic == 0
+    assert load_config([chosen, "--mosaic"]).mosaic == switched_on
+    assert load_config([chosen]).mosaic == 0
+
+
+def test_filters_are_a_list_of_known_ones():
+    from src.transforms import FILTERS
+
+    assert load_config(["--resize_filters=bicubic,bicubic"]).resize_filters == ["bicubic"] * 2
+    assert set(load_config([f"--resize_filters={','.join(FILTERS)}"]).resize_filters) == set(FILTERS)
+    with pytest.raises(UserError, match=r"resize_filters: 'cubic' .* is not one of .*; did you mean bicubic"):
+        load_config(["--resize_filters=nearest,cubic"])
 
 
 def test_aliases_reach_their_options(tmp_path):

@@ -208,6 +208,22 @@ def test_a_tile_with_531_boxes_keeps_them_all(tmp_path):
     assert (cut.boxes[0, :, 2] > 0).sum() == 90 and loader.dropped_boxes == 441
 
 
+def test_which_boxes_are_cut_is_drawn_for_each_sample(tiles):
+    """Of four objects two stay, each as often as the others; the same again in a run that goes on."""
+    augment = TrainAugment(flip=0, each_multiscale=False)
+    counts = np.zeros(4)
+    for epoch in range(30):
+        batches = list(train_loader(tiles, max_box=2, augment=augment).epoch(epoch))
+        again = next(train_loader(tiles, max_box=2, augment=augment).epoch(epoch, start_step=2))
+        assert np.array_equal(batches[2].boxes, again.boxes)
+        for batch in batches:
+            corners = batch.boxes[..., 0] * 100 / batch.images.shape[3]
+            for number in range(4):
+                counts[number] += (np.abs(corners - 10 * number) < 1).sum()
+    assert counts.sum() == 30 * 9 * 2
+    assert (np.abs(counts - 135) < 4 * np.sqrt(135 / 2)).all()
+
+
 def test_dropping_is_warned_about_once(tiles, caplog):
     logger = logging.getLogger(LOGGER_NAME)
     logger.propagate = True

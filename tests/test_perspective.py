@@ -296,8 +296,18 @@ def test_options_reach_the_recipe():
     ]  # fmt: skip
     expected = PerspectiveAugment(1, 0.2, 0.3, 4, 0.0005, 0.6, 0.65, 0.8, 0.9, 0.11, 0.12)
     assert create_augment(load_config(words)) == expected
-    crop = create_augment(load_config(["--mosaic=1", "--mixup=0.2", "--flip=0.1", "--jitter=0.4"]))
-    assert crop == TrainAugment(jitter=0.4, flip=0.1, mosaic=1.0, mixup=0.2)
+    words = [
+        "--mosaic=1",
+        "--mixup=0.2",
+        "--flip=0.1",
+        "--jitter=0.4",
+        "--cut_boxes=drop",
+        "--resize_filters=nearest",
+    ]
+    crop = create_augment(load_config(words))
+    assert crop == TrainAugment(
+        jitter=0.4, flip=0.1, mosaic=1.0, mixup=0.2, keep_cut=False, filters=("nearest",)
+    )
     assert create_augment(load_config([])) == TrainAugment()  # the published recipe is the default
 
 

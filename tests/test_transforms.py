@@ -1,25 +1,32 @@
 """Geometry of the augmentation and of evaluation's resize: boxes follow the pixels."""
 
+import json
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from src.transforms import (
+    FILTERS,
     ResizeGeometry,
     TrainAugment,
     clip_boxes,
+    colour_tables,
     distort_colour,
+    flip_sample,
     letterbox,
     mosaic,
     place,
+    resample,
     stretch_for_eval,
 )
 from src.yolo import IMAGE_MEAN, IMAGE_STD
 from tests.markers import corner_points, find, marked
 
-PLAIN = TrainAugment(hue=0.0, saturation=1.0, value=1.0)
+PLAIN = TrainAugment(hue=0.0, saturation=1.0, value=1.0, filters=("bilinear",))
 
 
 def marked_picture(width, height, boxes):
@@ -103,7 +110,9 @@ def test_augmented_boxes_lie_on_their_objects(seed, side, scaled):
         [[20, 30, 120, 90], [200, 40, 290, 150], [60, 180, 130, 280], [220, 220, 280, 260]], np.float32
     )
     image = marked_picture(320, 310, boxes)
-    augment = TrainAugment(hue=0.0, saturation=1.0, value=1.0, each_multiscale=scaled)
+    augment = TrainAugment(
+        hue=0.0, saturation=1.0, value=1.0, each_multiscale=scaled, filters=("nearest", "bilinear")
+    )  # the others ring at edges
     canvas, found, classes = augment(np.random.default_rng(seed), image, boxes, np.arange(4), (side, side))
     assert canvas.shape == (side, side, 3) and canvas.dtype == np.uint8
     assert len(found) == len(classes) >= 1
@@ -141,66 +150,227 @@ def test_flip_happens_at_its_probability():
     assert 70 <= flipped <= 130  # 100 expected, three deviations are 26
 
 
-@pytest.mark.parametrize("new_wh", [(260, 130), (50, 30), (100, 60), (90, 200)])
+def test_published_crops(fixtures):
+    """Boxes that the published crop makes of a picture's, those whose centre leaves the input among them."""
+    golden = np.load(fixtures / "crop_boxes.npz")
+    of_centres_outside = 0
+    for case in range(int(golden["cases"])):
+        boxes, expected = golden[f"{case}:boxes"], golden[f"{case}:result"]
+        dx, dy, new_w, new_h, flip, input_h, input_w, width, height = golden[f"{case}:crop"].tolist()
+        placed = ResizeGeometry(new_w / width, new_h / height, dx, dy).forward(boxes[:, :4])
+        found, kept = clip_boxes(placed, (input_h, input_w))
+        of_centres_outside += len(found) - len(clip_boxes(placed, (input_h, input_w), keep_cut=False)[0])
+        if flip:
+            _, found = flip_sample(np.zeros((input_h, input_w, 3), np.uint8), found)
+        np.testing.assert_allclose(found, expected[:, :4], atol=0.01)
+        assert boxes[kept, 4].tolist() == expected[:, 4].tolist()
+    assert of_centres_outside > 20
+
+
+def test_published_colours(fixtures):
+    golden = np.load(fixtures / "colour.npz")
+    for case in range(8):
+        ours = distort_colour(golden["image"], colour_tables(*golden[f"{case}:factors"]))
+        assert np.abs(ours.astype(int) - golden[f"{case}:result"]).max() <= 1
+
+
+def golden_picture(number, width, height):
+    """By the rule in tests/fixtures/README.md."""
+    picture = np.full((height, width, 3), 36 * number, np.uint8)
+    picture[..., 0] = np.linspace(0, 255, width).astype(np.uint8)
+    picture[..., 1] = np.linspace(0, 255, height).astype(np.uint8)[:, None]
+    return picture
+
+
+def golden_samples(golden):
+    """Picture, boxes and classes of each image id of the golden document."""
+    document = json.loads(str(golden["annotations"]))
+    order = golden["category_order"].tolist()
+    samples = {}
+    for number, image in enumerate(document["images"]):
+        found = [entry for entry in document["annotations"] if entry["image_id"] == image["id"]]
+        boxes = np.array([entry["bbox"] for entry in found], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        classes = np.array([order.index(entry["category_id"]) for entry in found], int)
+        samples[image["id"]] = golden_picture(number, image["width"], image["height"]), boxes, classes
+    return samples
+
+
+def test_published_mosaics(fixtures):
+    golden = np.load(fixtures / "dataset_and_mosaic.npz")
+    samples = golden_samples(golden)
+    for case in range(int(golden["cases"])):
+        parts = [samples[number] for number in golden[f"{case}:image_ids"].tolist()]
+        canvas, boxes, classes = mosaic(parts, tuple(golden[f"{case}:centre_xy"].tolist()))
+        expected = cv2.imdecode(golden[f"{case}:canvas"], cv2.IMREAD_COLOR)[..., ::-1]
+        assert np.array_equal(canvas, expected)
+        np.testing.assert_allclose(boxes, golden[f"{case}:labels"][:, :4], atol=1e-4)  # float32
+        assert classes.tolist() == golden[f"{case}:labels"][:, 4].tolist()
+
+
+def test_mosaics_are_cropped_as_any_picture():
+    """The canvas of four greys goes through the crop; the centre, found in the input, is drawn in 192 to 576."""
+    samples = [
+        (
+            np.full((600, 600, 3), level, np.uint8),
+            np.array([[0, 0, 600, 600]], np.float32),
+            np.array([number]),
+        )
+        for number, level in enumerate((10, 60, 110, 160))
+    ]
+    still = TrainAugment(hue=0, saturation=1, value=1, flip=0, each_multiscale=False, filters=("nearest",))
+    centres = []
+    for seed in range(200):
+        canvas, boxes, classes = still.join(np.random.default_rng(seed), samples, (768, 768))
+        cx, cy = boxes[0, 2:].astype(int)
+        assert classes.tolist() == [0, 1, 2, 3]
+        np.testing.assert_allclose(
+            boxes, [[max(cx - 600, 0), max(cy - 600, 0), cx, cy], [cx, max(cy - 600, 0), 768, cy],
+                    [max(cx - 600, 0), cy, cx, 768], [cx, cy, 768, 768]], atol=0.01,
+        )  # fmt: skip
+        shown = [canvas[cy + y, cx + x, 0] for y in (-1, 0) for x in (-1, 0)]
+        assert np.abs(np.array(shown, int) - (10, 60, 110, 160)).max() <= 1
+        centres += [cx, cy]
+    assert 192 <= min(centres) < 215 and 553 < max(centres) <= 576
+    scaled = TrainAugment(flip=0).join(np.random.default_rng(0), samples, (416, 416))
+    assert scaled[0].shape == (416, 416, 3)
+
+
+def without_ties(difference, image, new_wh, corner, name):
+    """Differences (h, w, 3) of a window with this corner, but for centres that fall between two pixels of nearest."""
+    if name != "nearest":
+        return difference
+    for axis, (length, new_length) in enumerate(zip(image.shape, new_wh[::-1])):
+        centres = 2 * (np.arange(difference.shape[axis]) + corner[1 - axis]) + 1
+        difference = difference.compress(centres * length % (2 * new_length) != 0, axis)
+    return difference
+
+
+@pytest.mark.parametrize("name", list(FILTERS))
+@pytest.mark.parametrize("new_wh", [(257, 131), (53, 31), (100, 60), (93, 201), (613, 20)])
 @pytest.mark.parametrize("pad", [(-20, -10), (7, 5), (0, 0)])
-def test_place_equals_resize_then_paste(new_wh, pad):
-    """Against the definition: resize the whole picture by OpenCV, then cut what the input shows."""
+def test_place_equals_pillow_then_paste(name, new_wh, pad):
+    """Against the definition: Pillow resizes the whole picture, then the input shows what it shows."""
     rng = np.random.default_rng(0)
-    image = cv2.GaussianBlur(rng.integers(0, 256, (60, 100, 3), np.uint8), (0, 0), 2)
-    geometry = ResizeGeometry(new_wh[0] / 100, new_wh[1] / 60, *pad)
-    ours = place(image, geometry, new_wh, (128, 160))
-    whole = cv2.resize(image, (min(new_wh[0], 100), min(new_wh[1], 60)), interpolation=cv2.INTER_AREA)
-    whole = cv2.resize(whole, new_wh, interpolation=cv2.INTER_LINEAR)
-    expected = np.full((128, 160, 3), 128, np.uint8)
-    for row in range(128):
-        for column in range(160):
-            y, x = row - pad[1], column - pad[0]
-            if 0 <= y < new_wh[1] and 0 <= x < new_wh[0]:
-                expected[row, column] = whole[y, x]
-    assert np.abs(ours.astype(int) - expected).max() <= 4  # warp and resize round differently
+    image = cv2.GaussianBlur(rng.integers(0, 256, (60, 100, 3), np.uint8), (0, 0), 0.7)
+    ours = place(image, ResizeGeometry(new_wh[0] / 100, new_wh[1] / 60, *pad), new_wh, (128, 160), name)
+    whole = Image.fromarray(image).resize(new_wh, FILTERS[name][0])
+    expected = Image.new("RGB", (160, 128), (128, 128, 128))
+    expected.paste(whole, pad)
+    difference = np.abs(ours.astype(int) - np.asarray(expected))
+    assert without_ties(difference, image, new_wh, (-pad[0], -pad[1]), name).max() <= 1
+
+
+def test_a_window_of_a_large_picture_is_that_of_the_whole():
+    """Random windows of random sizes, each filter: at most one grey level from Pillow's."""
+    rng = np.random.default_rng(3)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (601, 599, 3), np.uint8), (0, 0), 0.7)
+    for name, (method, _) in FILTERS.items():
+        for _ in range(6):
+            new_w, new_h = rng.integers(110, 1300, 2).tolist()
+            x1, y1 = int(rng.integers(0, new_w - 60)), int(rng.integers(0, new_h - 60))
+            window = (x1, y1, int(rng.integers(x1 + 1, new_w + 1)), int(rng.integers(y1 + 1, new_h + 1)))
+            ours = resample(image, (new_w, new_h), window, name)
+            expected = np.asarray(Image.fromarray(image).resize((new_w, new_h), method).crop(window))
+            difference = np.abs(ours.astype(int) - expected)
+            assert without_ties(difference, image, (new_w, new_h), (x1, y1), name).max() <= 1
+
+
+def test_filters_are_drawn_as_published():
+    """Nearest twice, bilinear, bicubic and Lanczos; which it was is seen by comparing with each."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (90, 90, 3), np.uint8)
+    augment = TrainAugment(hue=0, saturation=1, value=1, flip=0, each_multiscale=False)
+    looks = [
+        augment.__class__(**{**vars(augment), "filters": (name,)})(
+            np.random.default_rng(0), image, np.zeros((0, 4)), np.zeros(0, int), (64, 64)
+        )[0].tobytes()
+        for name in FILTERS
+    ]
+    assert len(set(looks)) == 4
+    counts = dict.fromkeys(looks, 0)
+    for seed in range(1000):
+        canvas, _, _ = augment(
+            np.random.default_rng(seed), image, np.zeros((0, 4)), np.zeros(0, int), (64, 64)
+        )
+        counts[canvas.tobytes()] += 1
+    expected = np.array([400, 200, 200, 200])
+    assert (np.abs([counts[look] for look in looks] - expected) < 4 * np.sqrt(expected * 0.8)).all()
+
+
+def test_the_grey_around_a_picture_changes_with_the_colours():
+    """As published: colours are changed after the picture lies on the grey."""
+    image = np.full((20, 20, 3), 128, np.uint8)
+    tables = colour_tables(0.05, 1.3, 0.7)
+    canvas = place(image, ResizeGeometry(1, 1, 4, 6), (20, 20), (40, 40), "nearest", tables)
+    assert (canvas == int(128 / 255 * 0.7 * 255)).all()
 
 
 def test_small_objects_do_not_vanish_where_one_axis_shrinks():
     """Lines one pixel wide, each eighth column, shrunk eight times across while the picture grows in height."""
     image = np.zeros((40, 320, 3), np.uint8)
     image[:, 3::8] = 240
-    canvas = place(image, ResizeGeometry(1 / 8, 1.5), (40, 60), (60, 40))
-    assert (canvas == 30).all()  # 240 / 8 everywhere; samples between the lines would be black
+    for name in ("bilinear", "bicubic", "lanczos"):
+        canvas = place(image, ResizeGeometry(1 / 8, 1.5), (40, 60), (60, 40), name)
+        assert (
+            np.abs(canvas[:, 4:-4].astype(int) - 30) <= 8
+        ).all()  # 240 / 8; samples between would be black
 
 
 def test_colour_distortion_against_floats():
     """The tables against OpenCV's float HSV."""
     rng = np.random.default_rng(1)
     image = cv2.GaussianBlur(rng.integers(0, 256, (64, 64, 3), np.uint8), (0, 0), 3)
-    assert np.abs(distort_colour(image, 0.0, 1.0, 1.0).astype(int) - image).max() <= 4
+    assert np.abs(distort_colour(image, colour_tables(0.0, 1.0, 1.0)).astype(int) - image).max() <= 4
     hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + 0.1 * 360) % 360
     hsv[..., 1] = np.minimum(hsv[..., 1] * 1.3, 1)
     hsv[..., 2] = np.minimum(hsv[..., 2] * 0.8, 1)
     expected = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255
-    assert np.abs(distort_colour(image, 0.1, 1.3, 0.8) - expected).mean() < 3
+    assert np.abs(distort_colour(image, colour_tables(0.1, 1.3, 0.8)) - expected).mean() < 3
 
 
 def test_clip_boxes_by_hand():
-    boxes = np.array([[-10, -10, 30, 30], [-30, 0, 10, 20], [90, 90, 140, 108], [5, 5, 5.5, 40]], np.float32)
+    boxes = np.array(
+        [[-10, -10, 30, 30], [-30, 0, 10, 20], [90, 90, 140, 108], [5, 5, 5.5, 40], [-40, 5, 1, 40]],
+        np.float32,
+    )
     clipped, kept = clip_boxes(boxes, (100, 100))
-    assert kept.tolist() == [True, False, False, False]
+    assert kept.tolist() == [True, True, True, False, False]
+    assert clipped.tolist() == [[0, 0, 30, 30], [0, 0, 10, 20], [90, 90, 100, 100]]
+    clipped, kept = clip_boxes(boxes, (100, 100), keep_cut=False)
+    assert kept.tolist() == [True, False, False, False, False]
     assert clipped.tolist() == [[0, 0, 30, 30]]
 
 
-def test_mosaic_takes_a_corner_of_each():
-    samples = []
-    for number in range(4):
-        canvas = np.full((64, 96, 3), 50 * (number + 1), np.uint8)
-        boxes = np.array([[0, 0, 96, 64], [2, 2, 10, 10], [86, 54, 94, 62]], np.float32)
-        samples.append((canvas, boxes, np.array([number, 10 + number, 20 + number])))
-    canvas, boxes, classes = mosaic(np.random.default_rng(0), samples, (64, 96))
-    corners = canvas[[0, 0, -1, -1], [0, -1, 0, -1], 0]
-    assert corners.tolist() == [50, 100, 150, 200]
-    assert 10 in classes and 23 in classes and 11 not in classes and 20 not in classes
-    for (x1, y1, x2, y2), label in zip(boxes, classes):
-        part = canvas[int(y1) : int(y2), int(x1) : int(x2), 0]
-        assert (part == 50 * (label % 10 + 1)).all()
+@pytest.mark.parametrize("keep_cut", [True, False])
+def test_crops_keep_what_is_left_of_cut_boxes_by_option(keep_cut):
+    """A box as large as the picture: what is left is kept although the centre may be outside."""
+    image, boxes = (
+        np.zeros((100, 100, 3), np.uint8),
+        np.array([[0, 0, 100, 100], [0, 0, 100, 30]], np.float32),
+    )
+    augment = TrainAugment(flip=0, keep_cut=keep_cut)
+    outside = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        geometry, _, boxes_in, kept = augment._choose_crop(rng, image.shape, boxes, (96, 96))
+        placed = geometry.forward(boxes)[kept]
+        centres = (placed[:, :2] + placed[:, 2:]) / 2
+        outside += ((centres < 0) | (centres >= 96)).any(axis=1).sum()
+        np.testing.assert_allclose(boxes_in, np.clip(placed, 0, 96), atol=1e-3)
+    assert outside > 20 if keep_cut else outside == 0
+
+
+def test_the_whole_picture_is_taken_where_no_draw_keeps_a_box():
+    """A box of half a pixel in the input can be in no crop; the picture is then stretched, as published."""
+    rng = np.random.default_rng(0)
+    image, boxes = rng.integers(0, 256, (300, 200, 3), np.uint8), np.array([[50, 60, 50.1, 60.1]], np.float32)
+    augment = TrainAugment(hue=0, saturation=1, value=1, flip=0, filters=("bicubic",))
+    for seed in range(20):
+        canvas, found, _ = augment(np.random.default_rng(seed), image, boxes, np.zeros(1, int), (96, 128))
+        assert len(found) == 0
+        assert np.abs(canvas.astype(int) - stretch_for_eval(image, (96, 128))[0]).max() <= 4  # HSV in 8 bits
 
 
 def test_a_picture_without_objects_passes():

@@ -57,6 +57,32 @@ def test_pictures_without_objects_by_option(tmp_path):
     assert kept.dropped == {"pictures without objects": 1}
 
 
+def test_published_choice_of_pictures(tmp_path, fixtures):
+    """Left out: pictures without a box that is wider and higher than a pixel; crowd boxes count as targets."""
+    golden = np.load(fixtures / "dataset_and_mosaic.npz")
+    document = json.loads(str(golden["annotations"]))
+    ids = {category["name"]: category["id"] for category in document["categories"]}
+    for image in document["images"]:
+        (tmp_path / image["file_name"]).touch()
+    (tmp_path / "t.json").write_text(json.dumps(document))
+
+    def kept(**options):
+        return load_detection_set(tmp_path, tmp_path / "t.json", ("ship", "plane", "bridge"), **options)
+
+    published = kept(keep_empty=False, crowd_targets=True)
+    assert [record.id for record in published.records] == golden["kept_image_ids"].tolist()
+    assert published.dropped == {"pictures without objects": 2}
+    assert [ids[name] for name in published.class_names] == golden["category_order"].tolist()
+    assert published.category_ids == tuple(golden["category_order"].tolist())
+    objects = sum(entry["image_id"] in golden["kept_image_ids"] for entry in document["annotations"])
+    assert sum(len(record.boxes) for record in published.records) == objects
+    crowds = {entry["image_id"] for entry in document["annotations"] if entry["iscrowd"]}
+    without = kept(keep_empty=False)  # a picture of crowds alone has nothing to learn from then
+    assert {record.id for record in published.records} - {record.id for record in without.records} == {23}
+    assert 23 in crowds and sum(len(record.ignored) for record in without.records) == 2
+    assert len(kept().records) == len(document["images"])
+
+
 def test_odd_boxes_are_dropped_and_counted_or_refused(tmp_path):
     odd = {
         "not finite": [float("nan"), 0, 5, 5],
@@ -130,6 +156,8 @@ def test_crowds_and_ignored_are_no_targets(tmp_path):
     dataset = load_detection_set(*write(tmp_path, annotations=annotations), NAMES)
     assert len(dataset.records[0].boxes) == 1 and dataset.records[0].ignored.shape == (2, 4)
     assert dataset.describe().endswith("2 pictures, 1 objects, 2 ignored regions")
+    dataset = load_detection_set(*write(tmp_path, annotations=annotations), NAMES, crowd_targets=True)
+    assert len(dataset.records[0].boxes) == 2 and dataset.records[0].ignored.shape == (1, 4)
 
 
 def test_boxes_that_vanish_in_float32_are_without_area(tmp_path):

@@ -47,7 +47,7 @@ def parse_command_line(
                 help=f"{text} [{_shown_default(defaults[key])}]".replace("%", "%%")
                 if key in in_help
                 else argparse.SUPPRESS,
-                **({"nargs": "?", "const": "1"} if flag else {}),
+                **({"nargs": "?", "const": "true"} if flag else {}),
             )
     parser.error = _argument_error
     given, unknown = parser.parse_known_args(argv)

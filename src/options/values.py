@@ -8,7 +8,8 @@ from typing import Any
 from src.errors import UserError, one_line, shown
 from src.yaml_text import load_yaml
 
-SWITCHED = ("mosaic",)  # probabilities that may also be written as booleans: always, never
+# Probabilities that may also be written as booleans: False is never, True is left for the recipe to mean something.
+SWITCHED = ("mosaic",)
 TRUE_FALSE = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -32,8 +33,11 @@ def convert(key: str, raw: Any, default: Any, where: str) -> Any:
         if value is None:
             raise UserError(f"{where}{key}: {shown(repr(raw))} is not a boolean; use 0, 1, true or false")
         return value
-    if key in SWITCHED:
-        raw = {True: 1.0, False: 0.0}.get(TRUE_FALSE.get(str(raw).strip().lower()), raw)
+    if key in SWITCHED and str(raw).strip() not in ("0", "1"):
+        word = TRUE_FALSE.get(str(raw).strip().lower())
+        if word is True:
+            return True
+        raw = 0.0 if word is False else raw
     if isinstance(default, int | float):
         return _convert_number(key, raw, type(default), where)
     if isinstance(default, list):
@@ -81,7 +85,11 @@ def _convert_list(key: str, raw: Any, default: list, where: str) -> list:
 
 
 def check_allowed(key: str, value: Any, rule: Any, origin: str) -> None:
-    """Check a value against a list or an interval such as `[0, 1)`."""
+    """Check a value, or each entry of a list, against a list or an interval such as `[0, 1)`."""
+    if isinstance(value, list):
+        for entry in value:
+            check_allowed(key, entry, rule, origin)
+        return
     if isinstance(rule, list):
         if value not in rule:
             near = difflib.get_close_matches(str(value), map(str, rule), n=1)

@@ -28,4 +28,5 @@ if __name__ == "__main__":
             "Evaluation", "ModelArts",
         ),
         description=__doc__,
+        aliases={"weight": "pretrained_checkpoint"},
     )  # fmt: skip

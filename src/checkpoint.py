@@ -281,6 +281,12 @@ def load_backbone(
     return report
 
 
+def holds_whole_network(values: dict[str, np.ndarray]) -> bool:
+    """Whether a checkpoint, ours, published or MindYOLO's, has more than the backbone: the neck's first layer."""
+    names = mindyolo.translate(values)[1] if mindyolo.is_mindyolo(values) else values
+    return any(name.endswith("feature_map.conv1.0.weight") for name in names)
+
+
 def backbone_names(names: Iterable[str]) -> dict[str, str]:
     """Of the names in a file those that may be a backbone's -> the same without what networks put in front.
 

@@ -26,6 +26,7 @@ _NOT_OF_THE_GRAPH = (
     "ann_file", "ann_val_file", "ckpt_interval", "ckpt_path", "compile_cache", "data_dir", "download_path",
     "keep_checkpoint_max", "log_interval", "log_path", "num_parallel_workers", "pretrained", "pretrained_backbone",
     "pretrained_checkpoint", "resume", "resume_yolov4", "run_eval", "tensorboard",
+    "transfer_checkpoint_url",
 )  # fmt: skip
 _INSIDE = Path("rank_0/graph_cache")  # where MindSpore puts its files
 _used: list[Path] = []  # MindSpore keeps the first folder that it is given in a process

@@ -11,19 +11,12 @@ import numpy as np
 from src.adversarial import SelfAdversary
 from src.atomic import atomic_write
 from src.batch_norm import synchronise_batch_norm
-from src.checkpoint import (
-    last_checkpoint,
-    load_backbone,
-    load_network,
-    prune_checkpoints,
-    read_checkpoint,
-    save_checkpoint,
-)
+from src.checkpoint import load_network, prune_checkpoints, save_checkpoint
 from src.collectives import agree, start_time
 from src.compile_cache import CompileCache
 from src.config import Config
 from src.deploy.network_backend import NETWORK_OPTIONS, NetworkBackend, build_network
-from src.download import local_file, without_signature
+from src.download import without_signature
 from src.errors import UserError
 from src.evaluation.session import evaluate_set, load_validation_set
 from src.initializer import initialize, set_head_prior
@@ -35,6 +28,7 @@ from src.optimizer import optimizer_slots
 from src.report.history import EpochRow
 from src.report.run_results import RunResults
 from src.runtime import Runtime, can_sink, sunk_steps, used_memory
+from src.start import RESUME, Start, find_start, load_start, with_class_names
 from src.stop_request import AgreedStop, StopRequest
 from src.train_setup import (
     create_forward,
@@ -56,12 +50,13 @@ class Trainer:
     """
 
     def __init__(self, config: Config, runtime: Runtime, stop: StopRequest | None = None):
-        self.config = config
         self.runtime = runtime
         self.stop, self.stopped_by = AgreedStop(stop or StopRequest(), runtime), 0
         self.folder = Path(config.ckpt_path) / start_time(runtime)
         self.logger = setup_logger(self.folder, runtime.rank)
         self.checkpoint_folder = self.folder / f"ckpt_{runtime.rank}"
+        start = find_start(config)
+        self.config = config = with_class_names(config, start)
         if runtime.is_master:
             with atomic_write(self.folder / "config.yaml") as handle:
                 public = {key: without_signature(value) for key, value in config.items()}
@@ -99,7 +94,7 @@ class Trainer:
         self.epoch_meter = LossMeter()
         self.evaluated_epoch = 0
         self.results = self._create_results()
-        self._load_start()
+        self._begin_with(start)
         self.results.write_report(is_running=True)
         forward = create_forward(config, self.network)
         self.adversary = SelfAdversary(forward, config.sat_strength)
@@ -140,33 +135,24 @@ class Trainer:
             extra += [self.scaler.scale, self.scaler.good_steps]
         return extra
 
-    def _load_start(self) -> None:
-        """Weights to start from; resuming wins over the checkpoint, that over the backbone."""
-        config = self.config
-        if config.resume:
-            self._resume(last_checkpoint(config.resume, config.ckpt_path))
-        elif config.resume_yolov4:
-            self._resume(Path(config.resume_yolov4))
-        elif config.pretrained_checkpoint:
-            skip = tuple(config.checkpoint_filter_list) if config.filter_weight else ()
-            path = self._local_file("pretrained_checkpoint")
-            self.logger.info(
-                "load %s",
-                load_network(self.network, path, skip=skip, keep_boxes=bool(skip) and config.transfer_boxes),
-            )
-        elif config.pretrained_backbone:
-            path = self._local_file("pretrained_backbone")
-            self.logger.info("load backbone %s", load_backbone(self.network, path))
+    def _begin_with(self, start: Start | None) -> None:
+        """Put the values to start from into the network, and say what they are."""
+        if start is None:
+            if self.runtime.is_master:
+                self.logger.warning(
+                    "training starts from random weights: none of pretrained_backbone, pretrained_checkpoint and "
+                    "resume is given"
+                )
+        elif start.kind == RESUME:
+            self._resume(start)
+        else:
+            self.logger.info("%s %s", start.kind, load_start(self.network, start, self.config))
         if self.average is not None and self.step == 0:
             self.average.reset()
 
-    def _local_file(self, option: str) -> Path:
-        """The checkpoint that an option names, downloaded if it is an address."""
-        return local_file(self.config[option], option, self.config.download_path, (".ckpt",))
-
-    def _resume(self, path: Path) -> None:
+    def _resume(self, start: Start) -> None:
         """Weights, optimizer, position in the schedule, epoch, step and best result of an earlier run."""
-        values, state = read_checkpoint(path)
+        path, values, state = start.path, start.values, start.state
         self.logger.info("resume %s", load_network(self.network, path, average=False, values=values))
         if state is None:
             self.logger.warning("%s carries no training state (a published checkpoint): weights only", path)

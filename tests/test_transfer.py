@@ -64,7 +64,9 @@ def test_from_sixteen_classes_to_three(tiles, sixteen, tmp_path):
     assert config.filter_weight is True
     trainer = Trainer(config, Runtime())
     own = values_of(trainer.network)
-    nothing_loaded = values_of(Trainer(config.replace(pretrained_checkpoint=""), Runtime()).network)
+    nothing_loaded = values_of(
+        Trainer(config.replace(pretrained_checkpoint="", transfer_checkpoint_url=""), Runtime()).network
+    )
     for name, value in own.items():
         expected = nothing_loaded if name in CLASS_LAYERS else theirs
         assert np.array_equal(value, expected[name]), name

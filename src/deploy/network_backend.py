@@ -6,7 +6,7 @@ from mindspore import nn
 
 from src.checkpoint import load_network, read_checkpoint
 from src.config import Config, overlay
-from src.deploy.settings import ModelSettings
+from src.deploy.settings import ModelSettings, check_class_order
 from src.logger import get_logger
 from src.yolo import Normalize, YoloDecoder, YoloDetector, YoloV4
 
@@ -35,6 +35,7 @@ NETWORK_OPTIONS = (
 def _with_checkpoint_options(config: Config, path: str, state: dict | None) -> Config:
     """The options, where they are defaults, as the run had them that wrote a checkpoint of ours."""
     carried = (state or {}).get("options", {})
+    check_class_order(config, carried.get("labels", ()), path)
     if any(config.origins[key] != "default" for key in ("testing_shape", "test_img_shape")):
         carried = {
             key: value for key, value in carried.items() if key not in ("testing_shape", "test_img_shape")

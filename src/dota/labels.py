@@ -11,10 +11,11 @@ from src.atomic import atomic_write
 from src.errors import UserError, shown
 
 _FURTHEST = 10_000_000  # pixels; DOTA's largest scene has 29,200
+# In the order of the published checkpoint's outputs, which carries no names.
 CLASSES_V1_0 = (
-    "plane", "ship", "storage-tank", "baseball-diamond", "tennis-court", "basketball-court",
-    "ground-track-field", "harbor", "bridge", "large-vehicle", "small-vehicle", "helicopter", "roundabout",
-    "soccer-ball-field", "swimming-pool",
+    "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship",
+    "tennis-court", "basketball-court", "storage-tank", "soccer-ball-field", "roundabout", "harbor",
+    "swimming-pool", "helicopter",
 )  # fmt: skip
 CLASSES_V1_5 = (*CLASSES_V1_0, "container-crane")
 CLASSES_V2_0 = (*CLASSES_V1_5, "airport", "helipad")

@@ -11,6 +11,7 @@ from src.checkpoint import (
     LoadReport,
     assign,
     backbone_names,
+    holds_whole_network,
     load_backbone,
     load_network,
     read_checkpoint,
@@ -111,7 +112,7 @@ def _read_checkpoint(network, source: Path) -> tuple[Conversion, float]:
     """A MindSpore checkpoint of the whole network or of its backbone, and the epsilon of its system."""
     values, _ = read_checkpoint(source)
     sources = mindyolo.translate(values)[1]
-    whole = any(name.endswith("feature_map.conv1.0.weight") for name in (*values, *sources))
+    whole = holds_whole_network(values)
     report = (load_network if whole else load_backbone)(network, source, values=values)
     result = Conversion(source, notes=list(report.notes))
     parameters = network.parameters_dict()

@@ -41,9 +41,10 @@ class BatchNorm(nn.BatchNorm2d):
         return [self.sums, self.count]
 
     def construct(self, x):
-        if self.training and self.ranks > 1:
+        learns = self.training and self.use_batch_statistics is None  # False: frozen
+        if learns and self.ranks > 1:
             return self.normalise_over_ranks(x)
-        if self.training and self.collects:
+        if learns and self.collects:
             return self.normalise_over_parts(x)
         return super().construct(x)
 
@@ -85,6 +86,7 @@ def synchronise_batch_norm(network: nn.Cell, ranks: int) -> None:
 
 
 def collect_batch_norm(network: nn.Cell) -> list[Parameter]:
-    """Let every BatchNorm of a network collect its statistics over the parts of a batch; returns their sums."""
+    """Let every BatchNorm that is not frozen collect its statistics over the parts of a batch; returns their sums."""
     cells = [cell for _, cell in network.cells_and_names() if isinstance(cell, BatchNorm)]
+    cells = [cell for cell in cells if cell.use_batch_statistics is None]
     return [parameter for cell in cells for parameter in cell.collect()]

@@ -243,7 +243,7 @@ def _check_combinations(config: Config) -> Config:
     changes: dict[str, Any] = {}
     if config.mosaic is True:  # as a number it is a probability
         changes["mosaic"] = 0.5 if config.augmentation == "crop" else 1.0
-    if config.lr_scheduler.startswith(("cosine", "linear")) and config.t_max < config.max_epoch:
+    if config.lr_scheduler in ("linear", "cosine_annealing") and config.t_max < config.max_epoch:
         changes["t_max"] = config.max_epoch
     if config.use_modelarts and any(config[key] for key in ADDRESSES):
         changes["enable_modelarts"] = True

@@ -225,11 +225,11 @@ class Trainer:
                     if warning := watch.update(loss):
                         self.logger.warning("step %d: %s", self.step, warning)
                     bar.update()
-                    if self.step % config.log_interval == 0:
+                    if self.step % self._steps_of(config.log_interval) == 0:
                         self._log(meter)
                     if self.step % self.steps_per_epoch == 0:
                         self._record_epoch()
-                    if self.step % self._checkpoint_interval == 0:
+                    if self.step % self._steps_of(config.ckpt_interval) == 0:
                         self._save()
                     if self.step >= last_step or self._is_stopped():
                         break
@@ -242,7 +242,11 @@ class Trainer:
                     if self.step < last_step:
                         self.results.write_report(is_running=True)
                     self.epoch_meter.restart_clock()
-        if self.step % self._checkpoint_interval and self.step > first_step and not config.need_profiler:
+        if (
+            self.step % self._steps_of(config.ckpt_interval)
+            and self.step > first_step
+            and not config.need_profiler
+        ):
             self._save()
         self.results.write_report()
         if self.results.report:
@@ -370,9 +374,8 @@ class Trainer:
 
     # ---------------------------------------------------------------- checkpoints and evaluation
 
-    @property
-    def _checkpoint_interval(self) -> int:
-        interval = self.config.ckpt_interval
+    def _steps_of(self, interval: int) -> int:
+        """Steps of an interval option, where -1 is an epoch."""
         return interval if interval > 0 else self.steps_per_epoch
 
     def _save(self, path: Path | None = None) -> None:

@@ -2,9 +2,48 @@
 
 import mindspore as ms
 import numpy as np
+import pytest
 from mindspore import Tensor, nn, ops
 
 from src.batch_norm import BatchNorm, collect_batch_norm
+from src.network_setup import freeze
+
+
+class Refuses(nn.Cell):
+    """In place of the reduction over ranks, which a single process has not: it must not be asked."""
+
+    def construct(self, x):
+        raise RuntimeError("a frozen layer asked the other ranks")
+
+
+@pytest.mark.parametrize("option", ["sync_bn", "cmbn"])
+def test_a_frozen_layer_keeps_its_statistics(option):
+    """Frozen layers normalise by their moving statistics, also where others take them over ranks or parts."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    rng = np.random.default_rng(1)
+    network = nn.SequentialCell(BatchNorm(3), nn.Conv2d(3, 3, 1))
+    frozen = network[0]
+    for parameter, low in (
+        (frozen.gamma, 0.5),
+        (frozen.beta, -1),
+        (frozen.moving_mean, -1),
+        (frozen.moving_variance, 0.5),
+    ):
+        parameter.set_data(Tensor(rng.uniform(low, 2, 3).astype(np.float32)))
+    moving = {p.name: p.asnumpy().copy() for p in (frozen.moving_mean, frozen.moving_variance)}
+    assert freeze(network, ["0"]) == 4
+    if option == "sync_bn":
+        frozen.ranks, frozen.all_reduce = 2, Refuses()
+    else:
+        assert collect_batch_norm(network) == []
+    frozen.set_train()
+    x = rng.normal(3, 2, (4, 3, 5, 6)).astype(np.float32)
+    y = frozen(Tensor(x)).asnumpy()
+    kept = (frozen.gamma, frozen.beta, frozen.moving_mean, frozen.moving_variance)
+    gamma, beta, mean, variance = (p.asnumpy().astype(np.float64)[:, None, None] for p in kept)
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5) * gamma + beta, rtol=1e-4, atol=1e-5)
+    for parameter in (frozen.moving_mean, frozen.moving_variance):
+        assert np.array_equal(parameter.asnumpy(), moving[parameter.name])
 
 
 def test_parts_are_normalised_by_the_moments_so_far():

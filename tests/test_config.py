@@ -168,6 +168,7 @@ def test_bad_yaml_names_the_file(tmp_path, text, named):
 def test_implied_values():
     assert load_config(["--lr_scheduler=cosine_annealing", "--max_epoch=400"]).t_max == 400
     assert load_config(["--lr_scheduler=linear", "--max_epoch=400"]).t_max == 400
+    assert load_config(["--lr_scheduler=cosine_annealing_V2", "--max_epoch=400"]).t_max == 320
     assert load_config(["--transfer_train=1"]).filter_weight is True
     assert load_config(["--testing_shape=416"]).eval_input_hw == (416, 416)
     assert load_config(["--test_img_shape=[416,608]"]).eval_input_hw == (416, 608)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from src.config import load_config
 from src.errors import UserError
 from src.lr_scheduler import learning_rates
+from src.train_setup import create_rates
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = (
@@ -29,6 +30,27 @@ def test_published_rates(fixtures, case):
     rates = learning_rates(arguments.pop("lr_scheduler"), **arguments)
     assert rates.dtype == np.float32
     np.testing.assert_allclose(rates, golden[case], rtol=0, atol=1e-7)
+
+
+def test_rates_of_the_published_run(fixtures):
+    """The log's rate at the last step of each of 320 epochs, and which step that is; from the recipe's file."""
+    rows = np.genfromtxt(fixtures / "published_run.csv", delimiter=",", names=True)
+    config = load_config([f"--config_path={ROOT / 'configs' / 'dota_yolov4.yaml'}"])
+    steps_per_epoch = 378
+    rates = create_rates(config, steps_per_epoch)
+    assert len(rows) == 320 and len(rates) == 320 * steps_per_epoch
+    assert rows["iteration"].tolist() == [steps_per_epoch * epoch - 1 for epoch in range(1, 321)]
+    np.testing.assert_allclose(rates[rows["iteration"].astype(int)], rows["lr"], rtol=0, atol=1e-9)
+
+
+def test_two_cosines_keep_a_shorter_t_max():
+    """As published, where t_max is raised to max_epoch for cosine_annealing alone: the first cosine ends at epoch 8."""
+    words = ["--lr_scheduler=cosine_annealing_V2", "--lr=0.5", "--max_epoch=12", "--t_max=8", "--eta_min=0.1"]
+    rates = create_rates(load_config(words), 1)
+    first = 0.1 + 0.4 * (1 + np.cos(np.pi * np.arange(8) / 8)) / 2
+    np.testing.assert_allclose(rates[:8], first, rtol=1e-6)
+    second = 0.1 + (first[-1] - 0.1) * (1 + np.cos(np.pi * np.arange(1, 5) / 4)) / 2
+    np.testing.assert_allclose(rates[8:], second, rtol=1e-6)
 
 
 @given(warmup=st.integers(1, 5), steps=st.integers(1, 20), epochs=st.integers(6, 40), lr=st.floats(1e-4, 1.0))

@@ -49,6 +49,11 @@ def finished(tiles, tmp_path_factory):
     return run(tiny_config(tiles, tmp_path_factory.mktemp("out"), *words))
 
 
+def test_a_log_interval_of_an_epoch(tiles, tmp_path):
+    _, log = run(tiny_config(tiles, tmp_path, "--log_interval=-1", "--max_epoch=2"))
+    assert [(epoch, step) for epoch, step, *_ in STEP_LINE.findall(log)] == [("1", "2"), ("2", "5")]
+
+
 def losses(log):
     return [match[2] for match in STEP_LINE.findall(log)]
 

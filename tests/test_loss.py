@@ -110,7 +110,9 @@ def test_rows_of_padding_overlap_nothing():
     """Not even predictions at their own place, of their own size, which is none."""
     predicted = np.zeros((4, 1, 6), np.float32)
     predicted[2:, :, 3:] = 1e-25  # an area that underflows
-    assert not OverlapsAny(0.7)(*map(Tensor, predicted), Tensor(np.zeros((4, 1, 3), np.float32))).asnumpy().any()
+    assert (
+        not OverlapsAny(0.7)(*map(Tensor, predicted), Tensor(np.zeros((4, 1, 3), np.float32))).asnumpy().any()
+    )
 
 
 def test_cross_entropy_closed_form():

@@ -59,9 +59,14 @@ class CheckedSet:
 
 
 def check_set(
-    split: str, folder: Path, ann_file: Path, labels: Iterable[str], findings: Findings
+    split: str,
+    folder: Path,
+    ann_file: Path,
+    labels: Iterable[str],
+    findings: Findings,
+    crowd_targets: bool = False,
 ) -> CheckedSet:
-    """Look through an annotation file; what is not usable is counted and left out.
+    """Look through an annotation file; what is not usable is counted and left out. Crowds are objects by option.
 
     Raises:
         UserError: the file cannot be read at all (no JSON, not COCO's format, no images).
@@ -88,7 +93,7 @@ def check_set(
         names.add(path)
         images[image_id] = entry
         pictures[image_id] = Picture(image_id, path, entry["width"], entry["height"])
-    _read_boxes(document["annotations"], images, pictures, class_of, ann_file, findings)
+    _read_boxes(document["annotations"], images, pictures, class_of, ann_file, findings, crowd_targets)
     ordered = [pictures[image_id] for image_id in sorted(pictures)]
     return CheckedSet(split, folder, ann_file, labels, ordered)
 
@@ -109,7 +114,7 @@ def _classes(categories: list[dict], labels: tuple[str, ...], ann_file: Path, fi
     return class_of
 
 
-def _read_boxes(annotations, images, pictures, class_of, ann_file, findings) -> None:
+def _read_boxes(annotations, images, pictures, class_of, ann_file, findings, crowd_targets) -> None:
     """Put each usable box to its picture."""
     ids: set = set()
     for number, annotation in enumerate(annotations):
@@ -128,7 +133,7 @@ def _read_boxes(annotations, images, pictures, class_of, ann_file, findings) -> 
             findings.add("unknown_category", f"{where}: category_id {annotation.get('category_id')!r:.80}")
             continue
         try:
-            box, fault, is_ignored = annotated_box(annotation, image, where)
+            box, fault, is_ignored = annotated_box(annotation, image, where, crowd_targets)
         except UserError as error:
             findings.add("annotation_entry", str(error))
             continue

@@ -44,7 +44,9 @@ KINDS = {
     "duplicate_picture": Kind("pictures have the same content", "keep one of each"),
     "train_in_val": Kind("pictures of val are in train too", "move them: a score on them says nothing"),
     "class_without_objects": Kind("classes have no objects", "add some, or take the class out of labels"),
-    "crowded_picture": Kind("pictures hold more objects than max_box", "raise max_box; the rest is dropped"),
+    "crowded_picture": Kind(
+        "pictures hold more objects than max_box", "raise max_box; training draws so many of them"
+    ),
     "anchors_misfit": Kind(
         "sets have boxes that no anchor fits", "utils/make_anchors.py finds better anchors"
     ),

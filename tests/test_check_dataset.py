@@ -207,7 +207,8 @@ def test_what_is_not_usable_is_one_line(tiles, capsys):
     assert "val.json: no valid JSON" in errors[2]
 
 
-def test_checked_boxes_are_those_of_training(tiles):
+@pytest.mark.parametrize("crowd_targets", [False, True])
+def test_checked_boxes_are_those_of_training(tiles, crowd_targets):
     def spoil(document):
         document["annotations"] += [
             {"id": 90, "image_id": 2, "category_id": 2, "bbox": [140, 100, 40, 40]},
@@ -217,8 +218,9 @@ def test_checked_boxes_are_those_of_training(tiles):
 
     edit(tiles, "train", spoil)
     file = tiles / "annotations" / "train.json"
-    records = load_detection_set(tiles / "train", file, NAMES).records
-    pictures = check_set("train", tiles / "train", file, NAMES, Findings()).pictures
+    records = load_detection_set(tiles / "train", file, NAMES, crowd_targets=crowd_targets).records
+    pictures = check_set("train", tiles / "train", file, NAMES, Findings(), crowd_targets).pictures
+    assert sum(picture.ignored for picture in pictures) == (0 if crowd_targets else 1)
     assert [picture.path for picture in pictures] == [record.path for record in records]
     for picture, record in zip(pictures, records):
         assert np.array_equal(np.array(picture.boxes, np.float32)[:, :4], record.boxes)

@@ -35,7 +35,8 @@ def check(config: Config, args: argparse.Namespace) -> tuple[Findings, dict[str,
     for split in args.split:
         ann_file = config[ANN_OPTIONS[split]] if split in ANN_OPTIONS else ""
         folder, ann_file = resolve_set(config.data_dir, split, ann_file)
-        sets.append(check_set(split, folder, ann_file, config.labels, findings))
+        crowd_targets = split == "train" and config.crowd_targets  # evaluation ignores crowds
+        sets.append(check_set(split, folder, ann_file, config.labels, findings, crowd_targets))
     total = len({picture.path for checked in sets for picture in checked.pictures})
     with progress_bar(total, "pictures", "picture") as bar:
         check_pictures(

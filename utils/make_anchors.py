@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     input_hw = (args.input, args.input) if args.input else config.eval_input_hw
     image_dir, ann_file = resolve_set(config.data_dir, args.split, config.ann_file)
     names = [str(entry.get("name")) for entry in read_annotations(ann_file)["categories"]]
-    dataset = load_detection_set(image_dir, ann_file, names)
+    dataset = load_detection_set(image_dir, ann_file, names, crowd_targets=config.crowd_targets)
     boxes = box_shapes(dataset, input_hw, config.letterbox)
     present = np.array(config.anchor_scales)
     rng = np.random.default_rng(config.seed)

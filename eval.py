@@ -18,8 +18,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    run_entry_point(
-        main,
-        groups=("Run", "Data", "Network", "Evaluation", "mindir_runtime", "ModelArts"),
-        description=__doc__,
-    )
+    run_entry_point(main, entry_point="eval", description=__doc__)

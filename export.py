@@ -22,4 +22,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    run_entry_point(main, groups=("Run", "labels", "Network", "Export", "ModelArts"), description=__doc__)
+    run_entry_point(main, entry_point="export", description=__doc__)

@@ -19,7 +19,7 @@ def main(config: Config) -> int:
 if __name__ == "__main__":
     run_entry_point(
         main,
-        groups=("Run", "labels", "Network", "Evaluation", "Inference", "Scenes"),
+        entry_point="inference",
         description=__doc__,
         aliases={"model": "pretrained", "ckpt_path": "pretrained"},
     )

@@ -20,7 +20,7 @@ def main(config: Config) -> int:
 if __name__ == "__main__":
     run_entry_point(
         main,
-        groups=("Run", "Data", "Network", "Evaluation", "Test", "Scenes", "ModelArts"),
+        entry_point="test",
         description=__doc__,
         aliases={"iou_thres": "test_nms_thresh"},
     )

@@ -22,11 +22,5 @@ def main(config: Config) -> int:
 
 if __name__ == "__main__":
     run_entry_point(
-        main,
-        groups=(
-            "Run", "Data", "Augmentation", "Network", "Loss", "Schedule and optimizer", "Training", "Distributed",
-            "Evaluation", "ModelArts",
-        ),
-        description=__doc__,
-        aliases={"weight": "pretrained_checkpoint"},
-    )  # fmt: skip
+        main, entry_point="train", description=__doc__, aliases={"weight": "pretrained_checkpoint"}
+    )

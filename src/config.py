@@ -1,8 +1,9 @@
 """Options: defaults in `default_config.yaml`, a YAML laid over them, the command line over that.
 
 `load_config` gives one immutable, validated `Config` that is handed down to everything else. The default
-file has three documents (values, help by group, allowed values), as users of the model zoo know it; of a
-YAML given with `--config_path` only the first document is read, so a published file works as it is.
+file has documents of values, help by group and allowed values, as users of the model zoo know it, and a table of
+where each option acts; of a YAML given with `--config_path` only the first document is read, so a published file
+works as it is.
 """
 
 import sys
@@ -16,10 +17,9 @@ import yaml
 from src.errors import UserError, one_line, reports_mistakes, shown
 from src.options import published
 from src.options.command_line import parse_command_line
+from src.options.declared import read_declared
 from src.options.values import check_allowed, convert, known_key
 from src.yaml_text import load_yaml
-
-DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "default_config.yaml"
 
 # Names that users of the published systems type.
 ALIASES = {
@@ -95,7 +95,7 @@ class Config(Mapping):
 
 def load_config(
     argv: list[str] | None = None,
-    groups: tuple[str, ...] = (),
+    entry_point: str = "",
     description: str = "",
     aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> Config:
@@ -103,17 +103,19 @@ def load_config(
 
     Args:
         argv: command line without the program's name; None takes that of the process.
-        groups: groups, or single options, that `--help` shows; all options are accepted. Empty shows all.
+        entry_point: its name in the table of the default file. Options that act in another one are then left out
+            of `--help` and refused on the command line. Empty: all options.
         description: what the entry point does, for `--help`.
         aliases: names of this entry point beside `ALIASES`; one that is an option too hides it on the
             command line.
 
     Raises:
-        UserError: unknown key, wrong type, value that is not allowed or an impossible combination.
+        UserError: unknown key, wrong type, value that is not allowed, an impossible combination, or an option
+            without effect here.
     """
-    defaults, help_by_group, allowed = _read_defaults()
-    aliases = {**ALIASES, **aliases}
-    given = parse_command_line(argv, defaults, help_by_group, allowed, groups, description, aliases)
+    declared = read_declared()
+    defaults, aliases = declared.values, {**ALIASES, **aliases}
+    given = parse_command_line(argv, declared, entry_point, description, aliases)
     values, origins, remarks = dict(defaults), dict.fromkeys(defaults, "default"), []
     config_path = given.pop("config_path", "")
     if config_path:
@@ -128,10 +130,15 @@ def load_config(
     for key, raw in given.items():
         values[key] = convert(key, raw, defaults[key], "--")
         origins[key] = "command line"
-    for key, rule in allowed.items():
+    for key, rule in declared.allowed.items():
         check_allowed(key, values[key], rule, origins[key])
     config = _check_combinations(Config(values, origins))
-    for remark in [*remarks, *_remarks(config)]:
+    remarks += _remarks(config, defaults)
+    if entry_point and (without := declared.without_effect(given, entry_point)):
+        if not config.enable_modelarts:
+            raise UserError(without)
+        remarks.append(without)
+    for remark in remarks:
         print(f"warning: {remark}", file=sys.stderr)
     if print_config is not None and convert("print_config", print_config, False, "--"):
         width = max(map(len, config))
@@ -141,14 +148,19 @@ def load_config(
     return config
 
 
-def _remarks(config: Config) -> list[str]:
+def _remarks(config: Config, defaults: Mapping[str, Any]) -> list[str]:
     """What was set and has no effect beside the rest of the options."""
+    remarks = [
+        f"{key} ({config.origins[key]}): the launcher sets it, {config[key]} has no effect"
+        for key in ("rank", "group_size")
+        if config[key] != defaults[key]
+    ]
     if config.use_modelarts and not config.enable_modelarts:
-        return [
+        remarks.append(
             f"use_modelarts ({config.origins['use_modelarts']}): none of {', '.join(ADDRESSES)} is set, so the "
             "run is on this machine alone"
-        ]
-    return []
+        )
+    return remarks
 
 
 def overlay(config: Config, values: Mapping[str, Any], origin: str) -> Config:
@@ -157,26 +169,13 @@ def overlay(config: Config, values: Mapping[str, Any], origin: str) -> Config:
     Raises:
         UserError: wrong type, value that is not allowed or an impossible combination; names `origin`.
     """
-    defaults, _, allowed = _read_defaults()
-    values = {key: convert(key, raw, defaults[key], f"{origin}: ") for key, raw in values.items()}
+    declared = read_declared()
+    values = {key: convert(key, raw, declared.values[key], f"{origin}: ") for key, raw in values.items()}
     for key in values:
-        if key in allowed:
-            check_allowed(key, values[key], allowed[key], origin)
+        if key in declared.allowed:
+            check_allowed(key, values[key], declared.allowed[key], origin)
     origins = {**config.origins, **dict.fromkeys(values, origin)}
     return _check_combinations(Config({**config, **values}, origins))
-
-
-def _read_defaults() -> tuple[dict, dict, dict]:
-    """The three documents of the default file: values, help by group, allowed values."""
-    try:
-        with DEFAULT_CONFIG.open(encoding="utf-8") as handle:
-            values, help_by_group, allowed = yaml.safe_load_all(handle)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{DEFAULT_CONFIG}: {one_line(error, 400)}; restore the file") from error
-    undocumented = set(values) ^ {key for group in help_by_group.values() for key in group}
-    if undocumented:
-        raise UserError(f"{DEFAULT_CONFIG}: {sorted(undocumented)} lack a value or a help text")
-    return values, help_by_group, allowed
 
 
 def _read_yaml(path: Path) -> dict:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.config import ALIASES, DEFAULT_CONFIG, Config, load_config
+from src.config import ALIASES, Config, load_config
 from src.errors import UserError
+from src.options.declared import DEFAULT_CONFIG
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -197,10 +198,13 @@ def test_shipped_configs_load(path):
 
 
 def test_every_option_is_documented_once():
-    values, help_by_group, allowed = yaml.safe_load_all(DEFAULT_CONFIG.read_text())
+    values, help_by_group, allowed, places = yaml.safe_load_all(DEFAULT_CONFIG.read_text())
     documented = [key for group in help_by_group.values() for key in group]
     assert sorted(documented) == sorted(values)
     assert set(allowed) <= set(values)
+    assert set(help_by_group) <= set(places) <= {*values, *help_by_group}
+    programs = {"train", "eval", "test", "export", "inference"}
+    assert all(set(names) <= programs for names in places.values())
 
 
 def test_entry_point_prints_one_line_and_exits_2():
@@ -214,8 +218,8 @@ def test_entry_point_prints_one_line_and_exits_2():
 HELP = {  # entry point: a group that its help shows, and one that is another's
     "train": ("Augmentation", "Export"),
     "eval": ("Evaluation", "Augmentation"),
-    "test": ("Test", "Training"),
-    "export": ("Export", "Scenes"),
+    "test": ("Test", "Loss"),
+    "export": ("Export", "Training"),
     "inference": ("Scenes", "ModelArts"),
 }
 

@@ -1,6 +1,5 @@
 """Detect in any pictures with any backend: small ones in batches, larger ones as scenes."""
 
-import dataclasses
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +64,7 @@ def run_inference(config: Config) -> int:
 
 def inference_options(config: Config) -> PostprocessOptions:
     """Post-processing with the lowest score of inference."""
-    return dataclasses.replace(postprocess_options(config), score_threshold=config.infer_threshold)
+    return postprocess_options(config, "infer_threshold")
 
 
 def detect_pictures(

@@ -34,11 +34,13 @@ class Evaluation:
     json_file: Path
 
 
-def postprocess_options(config: Config) -> PostprocessOptions:
-    """The options of post-processing."""
+def postprocess_options(
+    config: Config, score: str = "eval_ignore_threshold", overlap: str = "nms_thresh"
+) -> PostprocessOptions:
+    """The options of post-processing; `score` and `overlap` name those of the two thresholds."""
     return PostprocessOptions(
-        score_threshold=config.eval_ignore_threshold,
-        nms_threshold=config.nms_thresh,
+        score_threshold=config[score],
+        nms_threshold=config[overlap],
         nms_type=config.nms_type,
         published_overlap=config.published_overlap,
         multi_label=config.multi_label,

@@ -1,6 +1,5 @@
 """Detections for a test set: with an annotation file or only a folder of pictures, of any names and classes."""
 
-import dataclasses
 import time
 from pathlib import Path
 
@@ -80,11 +79,7 @@ def detect_test_set(config: Config, runtime: Runtime) -> int:
     backend, config = open_model(config)
     dataset, has_ids = load_test_set(config)
     logger.info(dataset.describe())
-    options = dataclasses.replace(
-        postprocess_options(config),
-        score_threshold=config.test_ignore_threshold,
-        nms_threshold=config.test_nms_thresh,
-    )
+    options = postprocess_options(config, "test_ignore_threshold", "test_nms_thresh")
     if any(len(record.boxes) for record in dataset.records):
         evaluation = evaluate_set(backend, dataset, config, folder, runtime, options)
         table = evaluation.table

@@ -1,23 +1,31 @@
 """The command line: every option by its name and its other names, and help by group."""
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 from src.errors import UserError
+from src.options.declared import Declared
 from src.options.values import SWITCHED, known_key
 
 
 def parse_command_line(
-    argv, defaults, help_by_group, allowed, groups, description, aliases
+    argv: list[str] | None,
+    declared: Declared,
+    entry_point: str,
+    description: str,
+    aliases: Mapping[str, str],
 ) -> dict[str, str]:
-    """Options given on the command line, as strings, by their real names."""
+    """Options given on the command line, as strings, by their real names; arguments as of `src.config.load_config`."""
+    defaults = declared.values
     parser = argparse.ArgumentParser(
         usage="%(prog)s [--config_path FILE] [--NAME=VALUE ...]",
         description=description,
         allow_abbrev=False,
         add_help=True,
         argument_default=argparse.SUPPRESS,
-        epilog="Every option of default_config.yaml is accepted, also those that are not shown here.",
+        epilog="A file of options (--config_path) may hold every option of default_config.yaml, also those that act "
+        "in another entry point.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=110),
     )
     general = parser.add_argument_group("Options file")
@@ -32,8 +40,8 @@ def parse_command_line(
         help="show the resolved options and where each came from",
     )
     names = {real: [alias for alias, target in aliases.items() if target == real] for real in defaults}
-    for title, options in help_by_group.items():
-        in_help = set(options) if not groups or title in groups else set(options) & set(groups)
+    for title, options in declared.help_by_group.items():
+        in_help = {key for key in options if not entry_point or entry_point in declared.used_by[key]}
         group = parser.add_argument_group(title) if in_help else parser
         for key, text in options.items():
             if key in aliases:  # its name means another option in this entry point
@@ -43,7 +51,7 @@ def parse_command_line(
                 f"--{key}",
                 *(f"--{alias}" for alias in names[key]),
                 dest=key,
-                metavar=_metavar(defaults[key], allowed.get(key)),
+                metavar=_metavar(defaults[key], declared.allowed.get(key)),
                 help=f"{text} [{_shown_default(defaults[key])}]".replace("%", "%%")
                 if key in in_help
                 else argparse.SUPPRESS,

@@ -1,0 +1,69 @@
+"""What default_config.yaml declares of each option: value, help, what is allowed and where it acts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.errors import UserError, one_line
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent.parent / "default_config.yaml"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The documents of the default file.
+
+    Attributes:
+        values: the default of each option.
+        help_by_group: what each option means, by the groups of `--help`.
+        allowed: a list of values, or an interval such as `[0, 1)`, of the options that have one.
+        used_by: the entry points that each option acts in.
+    """
+
+    values: dict[str, Any]
+    help_by_group: dict[str, dict[str, str]]
+    allowed: dict[str, Any]
+    used_by: dict[str, tuple[str, ...]]
+
+    def without_effect(self, options: Iterable[str], entry_point: str) -> str:
+        """One line on the options that do not act in an entry point, and where they do; empty if all act."""
+        idle = [key for key in options if entry_point not in self.used_by[key]]
+        places = [
+            f"--{key} acts "
+            + (
+                f"in {', '.join(f'{name}.py' for name in places)}"
+                if places
+                else "nowhere: the launcher sets it"
+            )
+            for key in idle
+            for places in [self.used_by[key]]
+        ]
+        return f"no effect in {entry_point}.py: {'; '.join(places)}" if places else ""
+
+
+def read_declared() -> Declared:
+    """Read the default file.
+
+    Raises:
+        UserError: it cannot be read, or an option lacks a part.
+    """
+    try:
+        with DEFAULT_CONFIG.open(encoding="utf-8") as handle:
+            values, help_by_group, allowed, places = yaml.safe_load_all(handle)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{DEFAULT_CONFIG}: {one_line(error, 400)}; restore the file") from error
+    undocumented = set(values) ^ {key for group in help_by_group.values() for key in group}
+    if undocumented:
+        raise UserError(f"{DEFAULT_CONFIG}: {sorted(undocumented)} lack a value or a help text")
+    homeless = set(help_by_group) - set(places)
+    if homeless:
+        raise UserError(
+            f"{DEFAULT_CONFIG}: the groups {sorted(homeless)} lack the entry points that they act in"
+        )
+    used_by = {
+        key: tuple(places.get(key, places[title])) for title, group in help_by_group.items() for key in group
+    }
+    return Declared(values, help_by_group, allowed, used_by)

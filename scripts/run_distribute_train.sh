@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Train on several devices, with HCCL's rank table or, without one, by msrun.
+# Train on several devices, one process each, with log.txt in train_parallel<rank>/.
 #
-# With a rank table: one process a card of this host, in train_parallel<rank>/ with log.txt, each bound to its
-# share of the cores. Without: DEVICE_NUM workers (8) a host; on several hosts set NNODES, NODE_RANK and
-# MASTER_ADDR. DEVICE_TARGET=CPU trains on the CPU, by msrun in both cases. If a rank fails, the others are
-# stopped and the exit code is not 0. SIGTERM and Ctrl-C are passed on: the ranks save a checkpoint first.
+# With a rank table (a file, or ModelArts' folder of it): its ranks of this host. msrun starts them where it can, as
+# MindSpore then keeps the backend that suits the card; started by the table alone it takes GE. LAUNCHER=rank_table
+# or msrun insists on one. Without a table: msrun with DEVICE_NUM workers (8) a host; on several hosts set NNODES,
+# NODE_RANK and MASTER_ADDR. DEVICE_TARGET=CPU trains on the CPU, by msrun in both cases. If a rank fails, the others
+# are stopped and the exit code is not 0. SIGTERM and Ctrl-C are passed on: the ranks save a checkpoint first.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -23,6 +24,9 @@ if [ $# -gt 0 ] && [[ "$1" != --* ]]; then
 fi
 PYTHON=$(find_python)
 TARGET="${DEVICE_TARGET:-Ascend}"
+LAUNCHER="${LAUNCHER:-}"
+[[ "$LAUNCHER" =~ ^(|msrun|rank_table)$ ]] || die "LAUNCHER: $LAUNCHER is neither msrun nor rank_table"
+[ "$LAUNCHER" != rank_table ] || [ -n "$TABLE" ] || die "LAUNCHER: rank_table needs a RANK_TABLE_FILE"
 OPTIONS=(
     --device_target="$TARGET"
     --data_dir="$DATASET"
@@ -38,12 +42,21 @@ OPTIONS=(
 
 RANKS=() # "rank card" of this host
 TOTAL=0
+NODE=0 # this host's place among the table's servers
+MASTER=127.0.0.1
+MISFIT="" # why msrun cannot start the table's ranks
 if [ -n "$TABLE" ]; then
-    LINES_OF_TABLE=$("$PYTHON" "$ROOT/utils/hccl_tools/ranks_of_host.py" "$TABLE" ${SERVER_IP:+--server_ip "$SERVER_IP"}) ||
-        exit 2
-    mapfile -t RANKS <<< "$LINES_OF_TABLE"
-    TOTAL=${RANKS[-1]#total }
-    unset 'RANKS[-1]'
+    LINES_OF_TABLE=$("$PYTHON" "$ROOT/utils/hccl_tools/ranks_of_host.py" "$TABLE" --launch "$PWD" \
+        ${SERVER_IP:+--server_ip "$SERVER_IP"}) || exit 2
+    while read -r key value; do
+        case "$key" in
+            total) TOTAL=$value ;;
+            table) TABLE=$value ;;
+            node) read -r NODE MASTER <<< "$value" ;;
+            msrun) [ "$value" = fits ] || MISFIT=$value ;;
+            *) RANKS+=("$key $value") ;;
+        esac
+    done <<< "$LINES_OF_TABLE"
 fi
 
 PIDS=()
@@ -121,9 +134,15 @@ run_by_rank_table() {
 }
 
 run_by_msrun() {
-    local workers=${DEVICE_NUM:-8} nodes=${NNODES:-1} logs="$PWD/msrun_log" first number status=0
-    [ -z "$TABLE" ] || workers=${#RANKS[@]}
-    first=$((${NODE_RANK:-0} * workers))
+    local workers=${DEVICE_NUM:-8} nodes=${NNODES:-1} logs="$PWD/msrun_log" first number status=0 by_table=()
+    # A cloud's own rank table would make MindSpore start by it.
+    unset RANK_TABLE_FILE MINDSPORE_HCCL_CONFIG_PATH RANK_ID
+    if [ -n "$TABLE" ]; then
+        workers=${#RANKS[@]}
+        nodes=$((TOTAL / workers))
+        [ "$TARGET" = CPU ] || by_table=(--rank_table_file="$TABLE")
+    fi
+    first=$((${NODE_RANK:-$NODE} * workers))
     rm -rf "$logs"
     BY_MSRUN=1
     for ((number = first; number < first + workers; number++)); do
@@ -135,9 +154,10 @@ run_by_msrun() {
     PATH="$(dirname "$PYTHON"):$PATH" setsid msrun \
         --worker_num=$((workers * nodes)) \
         --local_worker_num="$workers" \
-        --master_addr="${MASTER_ADDR:-127.0.0.1}" \
+        --master_addr="${MASTER_ADDR:-$MASTER}" \
         --master_port="${MASTER_PORT:-8118}" \
-        --node_rank="${NODE_RANK:-0}" \
+        --node_rank="${NODE_RANK:-$NODE}" \
+        "${by_table[@]}" \
         --bind_core=True \
         --log_dir="$logs" \
         --join=True \
@@ -168,8 +188,23 @@ name_failed_rank() { # LOGS
     grep -h "^error:" "$1"/worker_*.log 2> /dev/null | sort -u || true
 }
 
-if [ -n "$TABLE" ] && [ "$TARGET" != CPU ]; then
-    run_by_rank_table
-else
+# Whether the installed msrun takes a rank table and can start the ranks of this one; sets MISFIT where not.
+msrun_takes_table() {
+    if [ -z "$MISFIT" ] && ! PATH="$(dirname "$PYTHON"):$PATH" msrun --help 2> /dev/null | grep -q -- --rank_table_file; then
+        MISFIT="the installed MindSpore has no msrun with --rank_table_file"
+    fi
+    [ -z "$MISFIT" ]
+}
+
+if [ -z "$TABLE" ] || [ "$TARGET" = CPU ]; then
     run_by_msrun
+elif [ "$LAUNCHER" = rank_table ]; then
+    run_by_rank_table
+elif msrun_takes_table; then
+    run_by_msrun
+elif [ "$LAUNCHER" = msrun ]; then
+    die "LAUNCHER: msrun cannot start this rank table: $MISFIT"
+else
+    echo "started by the rank table, not by msrun: $MISFIT"
+    run_by_rank_table
 fi

@@ -1,12 +1,17 @@
 """HCCL rank tables: which card of which server has which rank. Read, checked, made and merged.
 
 The format is the one HCCL reads (version 1.0): every value is a string, ranks count from 0 without gaps over
-the servers in their order.
+the servers in their order. ModelArts writes another one for custom images (`group_list`), into a folder, and may
+not have completed it when the job starts
+(https://support.huaweicloud.com/develop-modelarts/develop-modelarts-1416.html): it is waited for and converted.
 """
 
 import ipaddress
 import json
+import os
 import re
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +20,10 @@ from src.atomic import write_json
 from src.errors import UserError
 
 CARDS_A_SERVER = 8
+TABLE_VARIABLES = ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH")
+NAMES_IN_FOLDER = ("jobstart_hccl.json", "hccl.json")  # ModelArts', and that of the cluster's scheduler
+WAIT_SECONDS = 600  # for a table that its writer has not completed
+POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -28,10 +37,11 @@ class Device:
 
 @dataclass(frozen=True)
 class Server:
-    """One host with its cards, ordered by rank."""
+    """One host with its cards, ordered by rank; `pod` is its name in a `group_list`."""
 
     server_id: str
     devices: tuple[Device, ...]
+    pod: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class RankTable:
         if not address and len(self.servers) == 1:
             return self.servers[0]
         wanted = [address] if address else list(own_addresses)
-        found = [server for server in self.servers if server.server_id in wanted]
+        found = [server for server in self.servers if {server.server_id, server.pod or None} & {*wanted}]
         if len(found) == 1:
             return found[0]
         known = ", ".join(server.server_id for server in self.servers)
@@ -87,30 +97,130 @@ class RankTable:
         }
 
 
-def read_rank_table(path: Path) -> RankTable:
-    """Read and check a rank table.
+def read_rank_table(path: Path, wait: float = 0.0) -> RankTable:
+    """Read and check a rank table, of either format, or the one in a folder.
+
+    Args:
+        path: the file, or the folder that ModelArts names.
+        wait: seconds in which its writer may complete it.
 
     Raises:
         UserError: no JSON, a missing key, a gap or duplicate among ranks, cards or addresses; names it.
     """
+    path, document = _completed(Path(path), wait)
+    if "group_list" in document:
+        servers = _read_groups(document, path)
+    else:
+        if not isinstance(document.get("server_list"), list):
+            raise UserError(f"{path}: no rank table: 'server_list' is missing (version 1.0 is read)")
+        if document.get("version") != "1.0":
+            raise UserError(f"{path}: version is {document.get('version')!r}, expected '1.0'")
+        servers = tuple(_read_server(entry, path) for entry in document["server_list"])
+        if document.get("server_count") != str(len(servers)):
+            raise UserError(
+                f"{path}: server_count is {document.get('server_count')!r}, it lists {len(servers)}"
+            )
+    table = RankTable(servers)
+    check_rank_table(table, str(path))
+    return table
+
+
+def _completed(path: Path, wait: float) -> tuple[Path, dict]:
+    """The table's file and its content, once it is there and its status says that it is complete."""
+    deadline = time.monotonic() + wait
+    while True:
+        file = _file_in(path) if path.is_dir() else path
+        try:
+            document = _load(file)
+            status = document.get("status")
+            if status == "completed":
+                return file, document
+            problem, is_unfinished = f"status is {status!r}, expected 'completed'", "status" in document
+        except UserError as error:
+            problem, is_unfinished = str(error).removeprefix(f"{file}: "), path.is_dir()
+        if not is_unfinished or time.monotonic() >= deadline:
+            waited = f" after {wait:.0f} s" if wait and is_unfinished else ""
+            raise UserError(f"{file}: {problem}{waited}")
+        time.sleep(POLL_SECONDS)
+
+
+def _file_in(folder: Path) -> Path:
+    return next(
+        (file for name in NAMES_IN_FOLDER if (file := folder / name).exists()), folder / NAMES_IN_FOLDER[0]
+    )
+
+
+def _load(path: Path) -> dict:
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: no valid JSON") from error
-    if not isinstance(document, dict) or not isinstance(document.get("server_list"), list):
+    if not isinstance(document, dict) or not {"status", "server_list", "group_list"} & document.keys():
         raise UserError(f"{path}: no rank table: 'server_list' is missing (version 1.0 is read)")
-    if document.get("version") != "1.0":
-        raise UserError(f"{path}: version is {document.get('version')!r}, expected '1.0'")
-    if document.get("status") != "completed":
-        raise UserError(f"{path}: status is {document.get('status')!r}, expected 'completed'")
-    servers = tuple(_read_server(entry, path) for entry in document["server_list"])
-    if document.get("server_count") != str(len(servers)):
-        raise UserError(f"{path}: server_count is {document.get('server_count')!r}, it lists {len(servers)}")
-    table = RankTable(servers)
-    check_rank_table(table, str(path))
-    return table
+    return document
+
+
+def _read_groups(document: dict, path: Path) -> tuple[Server, ...]:
+    """The servers of ModelArts' form: one group, its pods by their number; ranks count over their cards."""
+    groups = document["group_list"]
+    instances = groups[0].get("instance_list") if _is_list_of_dicts(groups) and len(groups) == 1 else None
+    if not _is_list_of_dicts(instances):
+        raise UserError(f"{path}: group_list: expected one group with an instance_list")
+    servers, rank = [], 0
+    for instance in sorted(instances, key=_pod_number):
+        devices = instance.get("devices")
+        if not _is_list_of_dicts(devices):
+            raise UserError(f"{path}: an instance lacks its list of devices")
+        ranked = [{**device, "rank_id": str(rank + number)} for number, device in enumerate(devices)]
+        rank += len(ranked)
+        server = _read_server({"server_id": instance.get("server_id"), "device": ranked}, path)
+        servers.append(Server(server.server_id, server.devices, str(instance.get("pod_name") or "")))
+    return tuple(servers)
+
+
+def _is_list_of_dicts(value) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
+
+
+def _pod_number(instance: dict) -> int:
+    """The number behind the last hyphen of a pod's name, by which ModelArts counts its nodes."""
+    match = re.search(r"-(\d{1,6})$", str(instance.get("pod_name")))
+    return int(match[1]) if match else 0
+
+
+def adopt_rank_table() -> None:
+    """Make the table that the environment names one that HCCL reads: waited for, converted, ranks known.
+
+    A process that a launcher started has its RANK_ID. Without one, a table of one card is this process's.
+
+    Raises:
+        UserError: the table stays incomplete, or it has several ranks and no launcher gave this process one.
+    """
+    named = next((os.environ[name] for name in TABLE_VARIABLES if os.environ.get(name)), "")
+    if not named or os.environ.get("MS_ROLE"):
+        return
+    table = read_rank_table(Path(named), WAIT_SECONDS)
+    if not os.environ.get("RANK_ID"):
+        if table.rank_count > 1:
+            raise UserError(
+                f"RANK_TABLE_FILE: {named} has {table.rank_count} ranks, and this process was started alone; "
+                "start with scripts/run_distribute_train.sh DATASET_PATH PRETRAINED_BACKBONE "
+                f"{named}, or pass --is_distributed=0"
+            )
+        os.environ["RANK_ID"] = "0"
+    os.environ.setdefault("RANK_SIZE", str(table.rank_count))
+    if not is_for_hccl(Path(named)):
+        named = str(Path(tempfile.mkdtemp(prefix="rank-table-")) / "rank_table.json")
+        write_rank_table(table, Path(named))
+    for name in TABLE_VARIABLES:
+        os.environ[name] = named
+
+
+def is_for_hccl(path: Path) -> bool:
+    """Whether HCCL reads this file, a table that has been read, as it is."""
+    return path.is_file() and "server_list" in _load(path)
 
 
 def _read_server(entry, path) -> Server:

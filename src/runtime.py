@@ -1,4 +1,4 @@
-"""What depends on the machine: CPU kernel guard, device, ranks and seeds.
+"""What depends on the machine: CPU kernel guard, device and what is set on it, ranks and seeds.
 
 The only module that asks "Ascend or CPU?". `guard_cpu_kernels` must run before the first
 `import mindspore`, so MindSpore is imported inside the functions that need it.
@@ -11,9 +11,14 @@ from dataclasses import dataclass
 
 from src.config import Config
 from src.errors import UserError, first_line
+from src.rank_table import adopt_rank_table
 
 # Set by msrun, or by a rank table's launcher, in each process of a distributed job.
 LAUNCHER_VARIABLES = ("MS_ROLE", "RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH", "OMPI_COMM_WORLD_SIZE")
+DEVICE_VARIABLES = ("DEVICE_ID", "ASCEND_DEVICE_ID")  # the second is ModelArts' name
+ASCEND_OPTIONS = ("jit_level", "op_compile", "precision_mode")
+HCCL_SECONDS = "600"  # ranks reach their first exchange minutes apart: CANN's own limit is 120 s
+FIRST_910 = "ascend910"  # the card's name for MindSpore; later ones have a letter or number behind
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,29 @@ def setup_inference(config: Config) -> Runtime:
 
 
 def is_launched() -> bool:
-    """Whether a launcher has started this process as one of several."""
+    """Whether a launcher has started this process as one of several.
+
+    In MindSpore's dry run msrun leaves its own variables out and sets the number of ranks alone.
+    """
+    if os.environ.get("MS_SIMULATION_LEVEL") and os.environ.get("RANK_SIZE", "1") != "1":
+        return True
     return any(os.environ.get(name) for name in LAUNCHER_VARIABLES)
+
+
+def device_id(config: Config) -> int:
+    """The card of this process: of the environment, else of the option `device_id`.
+
+    Raises:
+        UserError: a variable that is no number of a card.
+    """
+    for name in DEVICE_VARIABLES:
+        if text := os.environ.get(name):
+            if not (text.isascii() and text.isdigit()):
+                raise UserError(
+                    f"{name}: {text!r} is no number of a card; set it to one such as 0, or unset it"
+                )
+            return int(text)
+    return config.device_id
 
 
 def setup_runtime(config: Config) -> Runtime:
@@ -66,27 +92,65 @@ def setup_runtime(config: Config) -> Runtime:
     `python train.py` on a laptop should run.
 
     Raises:
-        UserError: the installed MindSpore has no runtime for `device_target`, or ranks cannot be joined.
+        UserError: the installed MindSpore has no runtime for `device_target`, an option is Ascend's and the
+            device is not, or ranks cannot be joined.
     """
     import mindspore as ms
 
+    joins = config.is_distributed and is_launched()
     ms.set_context(mode=ms.GRAPH_MODE)
-    device_id = int(os.environ.get("DEVICE_ID", config.device_id))
     try:
         if config.device_target == "CPU":
             ms.set_device("CPU")
         else:
-            ms.set_device(config.device_target, device_id)
+            ms.set_device(config.device_target, device_id(config))
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(
             f"device_target: no {config.device_target} runtime on this machine ({first_line(error).split('.')[0]}); "
             "use --device_target CPU, or install MindSpore for that device"
         ) from error
+    if config.device_target == "Ascend":
+        _set_ascend(config)
+    else:
+        _refuse_ascend_options(config)
     ms.set_seed(config.seed)
-    if not (config.is_distributed and is_launched()):
-        return Runtime()
+    return _join(config) if joins else Runtime()
+
+
+def _set_ascend(config: Config) -> None:
+    """What is set on the card before any graph or communication: MindSpore takes each once."""
+    import mindspore as ms
+    from mindspore._c_expression import MSContext
+
+    if config.deterministic:
+        ms.set_deterministic(True)  # before the communication: its sums are to have one order too
+    if config.jit_level:
+        ms.set_context(jit_config={"jit_level": config.jit_level})
+    if config.op_compile:
+        ms.device_context.ascend.op_tuning.op_compile(config.op_compile == "online")
+    mode = config.precision_mode
+    if not mode and MSContext.get_instance().get_ascend_soc_version() == FIRST_910:
+        mode = "allow_fp32_to_fp16"  # it has no float32 convolution
+    if mode:
+        ms.device_context.ascend.op_precision.precision_mode(mode)
+
+
+def _refuse_ascend_options(config: Config) -> None:
+    for key in ASCEND_OPTIONS:
+        if config[key]:
+            raise UserError(
+                f"{key}: {config[key]} is for Ascend, device_target is {config.device_target}; leave it empty"
+            )
+
+
+def _join(config: Config) -> Runtime:
+    """Join the processes of the job (UserError where they do not come)."""
+    import mindspore as ms
     from mindspore import communication
 
+    if config.device_target == "Ascend":
+        os.environ.setdefault("HCCL_CONNECT_TIMEOUT", HCCL_SECONDS)
+        adopt_rank_table()
     try:
         communication.init()
     except (RuntimeError, ValueError) as error:
@@ -101,6 +165,40 @@ def setup_runtime(config: Config) -> Runtime:
         parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=runtime.group_size
     )
     return runtime
+
+
+def split_gradients(sizes: list[int], messages: int) -> None:
+    """Exchange the gradients in several fused messages of about equal size; one is what MindSpore does.
+
+    `DistributedGradReducer` gives all AllReduce operators one fusion number, so that they become one message,
+    sent when the last gradient is there. With several, those that are ready first are sent meanwhile.
+
+    Args:
+        sizes: number of values of each gradient, in the order of the optimizer's parameters.
+        messages: how many.
+    """
+    import mindspore as ms
+
+    if messages > 1:
+        ms.set_auto_parallel_context(all_reduce_fusion_config=message_ends(sizes, messages))
+
+
+def message_ends(sizes: list[int], messages: int) -> list[int]:
+    """Indices of the last gradient of each message but the last one, as even as whole gradients allow.
+
+    Raises:
+        UserError: more messages than gradients.
+    """
+    if messages > len(sizes):
+        raise UserError(f"gradient_messages: {messages}, there are {len(sizes)} gradients; take fewer")
+    ends, done, total = [], 0, sum(sizes)
+    for index, size in enumerate(sizes[:-1]):
+        done += size
+        left = len(sizes) - 1 - index  # every message gets at least one
+        missing = messages - 1 - len(ends)
+        if missing and (done * messages >= (len(ends) + 1) * total or left == missing):
+            ends.append(index)
+    return ends
 
 
 def used_memory(config: Config) -> str:

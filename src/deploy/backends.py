@@ -17,6 +17,7 @@ from src.config import Config
 from src.deploy.settings import DETECTIONS, ModelSettings, read_settings
 from src.download import ending_of, local_file
 from src.errors import UserError, first_line
+from src.runtime import device_id
 
 ENDINGS = (".ckpt", ".mindir", ".onnx")
 ONNX_METADATA = "yolov4_settings"
@@ -206,7 +207,7 @@ def _open_lite(path: Path, config: Config) -> Callable:
     context = lite.Context()
     context.target = ["ascend" if config.device_target == "Ascend" else "cpu"]
     if config.device_target == "Ascend":
-        context.ascend.device_id = config.device_id
+        context.ascend.device_id = device_id(config)
     model = lite.Model()
     try:
         model.build_from_file(str(path), lite.ModelType.MINDIR, context)

@@ -4,6 +4,7 @@ Addresses of the cards come from hccn_tool, and from /etc/hccn.conf for cards of
 """
 
 import argparse
+import os
 import re
 import shutil
 import socket
@@ -24,6 +25,8 @@ from src.rank_table import (
 
 CARDS_A_GROUP = 4
 TOOL_SECONDS = 30
+# Where the driver puts hccn_tool; its installer adds neither to the path.
+TOOL_FOLDERS = ("/usr/local/Ascend/driver/tools", "/usr/local/Ascend/driver/tools/hccn_tool")
 
 
 def address_of_host() -> str:
@@ -74,7 +77,7 @@ def addresses_of_cards(tool: str, hccn_conf: Path, cards: list[int]) -> dict[int
     Raises:
         UserError: hccn.conf is needed and cannot be read.
     """
-    installed = shutil.which(tool)
+    installed = shutil.which(tool) or shutil.which(tool, path=os.pathsep.join(TOOL_FOLDERS))
     found = addresses_by_tool(installed, cards) if installed else {}
     if all(card in found for card in cards):
         return found
@@ -124,7 +127,9 @@ def main(argv: list[str] | None = None) -> int:
         "--hccn_conf", type=Path, default=Path("/etc/hccn.conf"), help="addresses of the cards"
     )
     parser.add_argument(
-        "--hccn_tool", default="hccn_tool", help="preferred to hccn_conf where it is installed"
+        "--hccn_tool",
+        default="hccn_tool",
+        help="preferred to hccn_conf where it is found: on the path, or among the driver's tools",
     )
     parser.add_argument("--out_dir", type=Path, default=Path(), help="folder of the table")
     args = parser.parse_args(argv)

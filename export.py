@@ -9,13 +9,13 @@ from src.config import Config, run_entry_point  # noqa: E402
 
 def main(config: Config) -> int:
     """Run the export that the options describe; the exit code."""
-    from src.deploy.export import export_model
+    from src.deploy.export import export_model, runtime_options
     from src.logger import setup_logger
     from src.modelarts import modelarts_session
     from src.runtime import setup_runtime
 
     with modelarts_session(config) as config:
-        setup_runtime(config.replace(is_distributed=False))
+        setup_runtime(runtime_options(config))
         setup_logger(None, 0)
         export_model(config)
     return 0

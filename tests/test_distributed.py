@@ -253,6 +253,70 @@ def test_one_process_a_card_of_the_rank_table(tiles, tmp_path, fails):
         assert sleeping.stdout == ""
 
 
+def fake_msrun(tmp_path, takes_table: bool = True) -> Path:
+    """An msrun beside a Python that does not train: it notes its words and the variables that it was given."""
+    path = tmp_path / "msrun"
+    option = "--rank_table_file" if takes_table else ""
+    path.write_text(
+        f"""#!/usr/bin/env bash
+if [ "$1" = --help ]; then echo "--log_dir {option}"; exit; fi
+echo "tables=$RANK_TABLE_FILE$MINDSPORE_HCCL_CONFIG_PATH $*" > {tmp_path}/msrun.txt
+"""
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return fake_python(tmp_path)
+
+
+def eight_cards(tmp_path) -> Path:
+    table = tmp_path / "rank_table_8p.json"
+    servers = [documented(f"10.0.0.{number}", range(8), 8 * number - 8, number) for number in (1, 2)]
+    table.write_text(json.dumps(table_of(*servers)))
+    return table
+
+
+def test_rank_table_is_started_by_msrun(tiles, tmp_path):
+    """Sixteen ranks on two servers, this one the second; a cloud's own table does not get through."""
+    table = eight_cards(tmp_path)
+    job = launch(
+        tmp_path, tiles, table, "--max_epoch=1",
+        PYTHON=str(fake_msrun(tmp_path)), SERVER_IP="10.0.0.2", RANK_TABLE_FILE="/user/config", FAILS="",
+    )  # fmt: skip
+    printed, _ = job.communicate(timeout=60)
+    assert job.returncode == 0, printed
+    words = (tmp_path / "msrun.txt").read_text().split()
+    assert words[0] == "tables="
+    for word in ("--worker_num=16", "--local_worker_num=8", "--master_addr=10.0.0.1", "--node_rank=1"):
+        assert word in words
+    assert f"--rank_table_file={table}" in words and "--max_epoch=1" in words
+    assert not (tmp_path / "started.txt").exists()
+
+
+@pytest.mark.parametrize("launcher,takes_table", [("rank_table", True), ("", False)])
+def test_rank_table_is_started_without_msrun(tiles, tmp_path, launcher, takes_table):
+    python = fake_msrun(tmp_path, takes_table)
+    table = eight_cards(tmp_path)
+    job = launch(
+        tmp_path, tiles, table, PYTHON=str(python), SERVER_IP="10.0.0.2", LAUNCHER=launcher, FAILS=""
+    )
+    printed, _ = job.communicate(timeout=60)
+    assert job.returncode == 0, printed
+    assert ("no msrun with --rank_table_file" in printed) == (not takes_table)
+    ranks = sorted(int(line.split()[0]) for line in (tmp_path / "started.txt").read_text().splitlines())
+    assert ranks == list(range(8, 16))
+
+
+def test_launcher_that_cannot_is_named(tiles, tmp_path):
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps(table_of(documented("10.0.0.1", [4, 5]))))
+    for words, launcher, named in (
+        ([table], "msrun", "rank 0 is on card 4"),
+        ([table], "mpirun", "neither msrun nor rank_table"),
+        ([], "rank_table", "needs a RANK_TABLE_FILE"),
+    ):
+        job = launch(tmp_path, tiles, *words, LAUNCHER=launcher, PYTHON=str(fake_msrun(tmp_path)))
+        assert named in job.communicate(timeout=30)[0] and job.returncode == 2
+
+
 def test_wrong_arguments_are_named(tiles, tmp_path):
     job = launch(tmp_path, tmp_path / "none")
     assert "DATASET_PATH: no such file or folder" in job.communicate(timeout=30)[0] and job.returncode == 2

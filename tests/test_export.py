@@ -13,7 +13,7 @@ from src.batch_norm import BatchNorm
 from src.checkpoint import save_checkpoint
 from src.config import load_config
 from src.deploy.backends import open_model
-from src.deploy.export import export_model
+from src.deploy.export import export_model, runtime_options
 from src.deploy.fold import fold_batch_norm
 from src.deploy.network_backend import build_network
 from src.deploy.settings import ModelSettings, read_settings
@@ -208,6 +208,7 @@ def test_settings_travel(tmp_path, checkpoint):
     "words,named",
     [
         (["--file_format=AIR"], "AIR is written on Ascend alone"),
+        (["--file_format=AIR", "--device_target=Ascend", "--jit_level=O0"], "AIR is written at O2 alone"),
         (["--end_to_end=1"], "file_format: end_to_end is for ONNX alone"),
         (["--end_to_end=1", "--file_format=ONNX", "--batch_size=2"], "batch_size: end_to_end"),
         (["--end_to_end=1", "--file_format=ONNX", "--keep_detect=0"], "keep_detect: end_to_end"),
@@ -270,3 +271,17 @@ def test_export_py_as_published(tmp_path, checkpoint):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and "AIR" in refused.stderr
+
+
+def test_air_is_written_at_o2_and_its_failure_blames_no_disk(checkpoint, tmp_path, monkeypatch):
+    air = options("--file_format=AIR", "--device_target=Ascend", "--is_distributed=1")
+    assert runtime_options(air).jit_level == "O2" and not runtime_options(air).is_distributed
+    assert runtime_options(air.replace(file_format="MINDIR")).jit_level == ""
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("Only support export file in 'AIR' format with Ascend backend.")
+
+    monkeypatch.setattr(ms, "export", fail)
+    with pytest.raises(UserError, match="GE alone") as caught:
+        export_model(air.replace(ckpt_file=str(checkpoint), file_name=str(tmp_path / "model")))
+    assert "disk" not in str(caught.value)

@@ -90,6 +90,14 @@ def test_tool_that_knows_some_cards_is_completed_by_the_file(tmp_path):
     assert addresses(tmp_path / "hccl_2p_01_10.0.0.1.json") == ["192.168.100.101", "172.16.0.1"]
 
 
+def test_tool_among_those_of_the_driver(tmp_path, monkeypatch):
+    script(tmp_path / "hccn_tool", 'echo "ipaddr:172.16.0.$2"')
+    monkeypatch.setattr(hccl_tools, "TOOL_FOLDERS", (str(tmp_path / "none"), str(tmp_path)))
+    monkeypatch.setenv("PATH", "/bin")
+    assert make(tmp_path, "--device_num", "[1,2)", tool="hccn_tool") == 0
+    assert addresses(tmp_path / "hccl_1p_1_10.0.0.1.json") == ["172.16.0.1"]
+
+
 def test_tool_that_hangs_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(hccl_tools, "TOOL_SECONDS", 0.2)
     tool = script(tmp_path / "tool", "exec sleep 30")

@@ -59,6 +59,12 @@ class ExportedNetwork(nn.Cell):
         return raw32, raw16, raw8
 
 
+def runtime_options(config: Config) -> Config:
+    """The options under which MindSpore writes the file: one process, and GE for AIR, which alone writes it."""
+    writes_air = config.file_format == "AIR" and config.device_target == "Ascend"
+    return config.replace(is_distributed=False, **({"jit_level": "O2"} if writes_air else {}))
+
+
 def check_options(config: Config) -> None:
     """Refuse what does not go together (UserError), before anything is read."""
     if config.file_format == "AIR" and config.device_target != "Ascend":
@@ -66,6 +72,8 @@ def check_options(config: Config) -> None:
             f"file_format: AIR is written on Ascend alone, device_target is {config.device_target}; "
             "choose MINDIR or ONNX"
         )
+    if config.file_format == "AIR" and config.jit_level not in ("", "O2"):
+        raise UserError(f"jit_level: AIR is written at O2 alone, not at {config.jit_level}; leave it empty")
     if config.end_to_end:
         for wrong, reason in (
             (config.file_format != "ONNX", "file_format: end_to_end is for ONNX alone"),
@@ -152,10 +160,10 @@ def _whole_file(target: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(target)
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        reason = one_line(error)
-        raise UserError(
-            f"{target}: the export failed ({reason}); free disk space there, or choose another file_name or file_format"
-        ) from error
+        remedy = "free disk space there, or choose another file_name or file_format"
+        if target.suffix == ".air":
+            remedy = "AIR is deprecated and written by CANN's GE alone: check CANN, or choose MINDIR or ONNX"
+        raise UserError(f"{target}: the export failed ({one_line(error)}); {remedy}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -237,8 +237,11 @@ def _check_combinations(config: Config) -> Config:
         raise UserError(
             "cmbn: it is over the parts of accumulate, set that to 2 or more; and sync_bn to False"
         )
-    if config.data_sink and (config.training_shape == "" or config.sat or config.accumulate > 1):
-        raise UserError("data_sink: needs a fixed training_shape, and neither sat nor accumulate")
+    if config.data_sink:
+        raise UserError(
+            "data_sink: there is no feeding from the device's queue here, the loss of every step is read and "
+            "the copy of a batch is short beside it; leave it at False"
+        )
     changes: dict[str, Any] = {}
     if config.mosaic is True:  # as a number it is a probability
         changes["mosaic"] = 0.5 if config.augmentation == "crop" else 1.0

@@ -19,8 +19,8 @@ from src.yolo import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
 
 # exp() of more than this is no box, and an infinite one would turn the loss of a whole batch into NaN.
 LARGEST_LOG_SIZE = 20.0
-# Boxes times predictions of one piece of the ignore mask. Every piece is compiled, so few are better; a CPU is
-# as fast with pieces of any size from here on, and this is 16 MB for each of a handful of tensors.
+# Pairs of a box and a prediction in a piece of the ignore mask. Every piece is compiled, so few are better; a CPU is
+# as fast with larger pieces.
 MASK_PIECE = 1 << 22
 
 

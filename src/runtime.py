@@ -5,8 +5,6 @@ The only module that asks "Ascend or CPU?". `guard_cpu_kernels` must run before 
 """
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from src.config import Config
@@ -212,35 +210,10 @@ def used_memory(config: Config) -> str:
     return f"{ms.runtime.memory_reserved() / 2**30:.1f} GB"
 
 
-def can_sink(config: Config) -> bool:
-    """Whether steps can be fed from the device's own queue (MindSpore: on Ascend and GPU alone)."""
-    return config.device_target in ("Ascend", "GPU")
+def mask_piece(config: Config) -> int:
+    """Pairs of a box and a prediction that the ignore mask looks at at once, 4 bytes each in several tensors.
 
-
-def sunk_steps(step, batches: Iterable, count: int) -> Iterator[tuple]:
-    """Run a step on each batch through the device's queue; yields (loss, parts, batch).
-
-    The host prepares and sends batches while the device works
-    (https://www.mindspore.cn/docs/en/master/api_python/mindspore/mindspore.data_sink.html). Written from the
-    documentation: there is no such device where this was developed.
-
-    Args:
-        step: cell that takes images and boxes.
-        batches: `TrainBatch`es of one shape.
-        count: how many there are.
+    Each piece is a dozen kernels, whose start costs an Ascend or GPU more than memory does; a CPU gains nothing
+    beyond its caches.
     """
-    import mindspore as ms
-
-    sent: deque = deque()
-
-    def rows():
-        for batch in batches:
-            sent.append(batch)
-            yield batch.images, batch.boxes
-
-    columns = ["images", "boxes"]
-    queue = ms.dataset.GeneratorDataset(rows, columns, shuffle=False, num_parallel_workers=1)
-    run = ms.data_sink(step, queue, sink_size=1)
-    for _ in range(count):
-        total, parts = run()
-        yield total, parts, sent.popleft()
+    return 1 << 22 if config.device_target == "CPU" else 1 << 24

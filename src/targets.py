@@ -28,9 +28,9 @@ def grid_shapes(input_hw):
 def _anchor_tables(batch, max_box, input_hw, anchors):
     """What the assignment needs of each anchor, in published order (stride 8 first), as (1, 1, 9) tensors.
 
-    Returns anchor width, height, grid width, grid height, number of the first cell (of the anchor's stride,
-    in the anchor's row of cells), the numbers 0..8, and for each picture the number of its first row
-    (batch, 1, 1), for each box its number from 1 (1, max_box, 1).
+    Returns anchor width, height, grid width, grid height as float32; as int32 the grid width, the number of
+    the first cell of the anchor's stride and the numbers 0..8, the row of cells of each picture and anchor
+    (batch, 1, 9), the number of each picture's first box (batch, 1, 1), and of each box from 1 (1, max_box, 1).
     """
     grids = grid_shapes(input_hw)
     sizes = [height * width for height, width in grids]
@@ -38,14 +38,19 @@ def _anchor_tables(batch, max_box, input_hw, anchors):
     for level in reversed(range(len(STRIDES))):
         height, width = grids[level]
         for slot, (anchor_w, anchor_h) in enumerate(anchors[level]):
-            rows.append((anchor_w, anchor_h, width, height, slot * sum(sizes) + sum(sizes[:level])))
-    table = np.array(rows).T
-    as_float = [Tensor(column.astype(np.float32).reshape(1, 1, -1)) for column in table[:4]]
-    first_cell = Tensor(table[4].astype(np.int32).reshape(1, 1, -1))
-    numbers = Tensor(np.arange(table.shape[1], dtype=np.int32).reshape(1, 1, -1))
-    pictures = Tensor((np.arange(batch, dtype=np.int32) * ANCHORS_A_CELL * sum(sizes)).reshape(-1, 1, 1))
-    boxes = Tensor(np.arange(1, max_box + 1, dtype=np.int32).reshape(1, -1, 1))
-    return (*as_float, first_cell, numbers, pictures, boxes)
+            rows.append((anchor_w, anchor_h, width, height, sum(sizes[:level]), slot))
+    table = np.array(rows).T[:, None, None]
+    pictures = np.arange(batch).reshape(-1, 1, 1)
+    whole = (
+        table[2],
+        table[4],
+        np.arange(len(rows)).reshape(1, 1, -1),
+        pictures * ANCHORS_A_CELL + table[5],
+        pictures * max_box,
+        np.arange(1, max_box + 1).reshape(1, -1, 1),
+    )
+    as_float = [Tensor(values.astype(np.float32)) for values in table[:4]]
+    return (*as_float, *[Tensor(values.astype(np.int32)) for values in whole])
 
 
 def cell_index(share, cells):
@@ -61,6 +66,15 @@ def cell_index(share, cells):
     rounded_up = (high * cells - index) + low * cells < 0
     index = ops.where(rounded_up, index - 1, index)
     return ops.minimum(ops.maximum(index, 0), cells - 1)
+
+
+def largest(values, places, size):
+    """For each of `size` places the largest of the values (0 or more) that go there, 0 where none does.
+
+    `unsorted_segment_max` has kernels on every device; a scattered maximum runs on Ascend's host processors.
+    """
+    found = ops.unsorted_segment_max(values.reshape(-1), places.reshape(-1), size)
+    return ops.maximum(found, ops.zeros_like(found))  # a place without values holds the type's least number
 
 
 class TargetAssigner(nn.Cell):
@@ -101,12 +115,13 @@ class TargetAssigner(nn.Cell):
         self.label_smooth = label_smooth
         self.on = 1.0 - label_smooth_factor
         self.off = label_smooth_factor / max(num_classes - 1, 1)
+        self.argmax = ops.Argmax(-1, ms.int32)
 
     def construct(self, boxes, input_hw):
         batch, max_box, _ = boxes.shape
         cells = sum([height * width for height, width in grid_shapes(input_hw)])
-        anchor_w, anchor_h, grid_w, grid_h, first_cell, numbers, pictures, order = _anchor_tables(
-            batch, max_box, input_hw, self.anchors
+        anchor_w, anchor_h, grid_w, grid_h, columns, first_cell, numbers, lanes, first_box, order = (
+            _anchor_tables(batch, max_box, input_hw, self.anchors)
         )
         x1, y1, x2, y2, label = ops.split(boxes, 1, 2)
         width, height = x2 - x1, y2 - y1
@@ -114,38 +129,35 @@ class TargetAssigner(nn.Cell):
 
         common = ops.minimum(width, anchor_w) * ops.minimum(height, anchor_h)
         overlap = common / (width * height + anchor_w * anchor_h - common)
-        best = ops.expand_dims(ops.argmax(overlap, -1), -1)
-        priority = ops.where(numbers == ops.cast(best, ms.int32), order, 0)
+        best = ops.expand_dims(self.argmax(overlap), -1)
+        priority = ops.where(numbers == best, order, 0)
         priority = ops.where(overlap > SECOND_PASS_OVERLAP, order + max_box, priority)
         priority = ops.where(ops.logical_and(width > 0, height > 0), priority, 0)
 
-        column, row = cell_index(x, grid_w), cell_index(y, grid_h)
-        cell = pictures + first_cell + ops.cast(row * grid_w + column, ms.int32)
-
-        flat_cell = cell.reshape(-1, 1)
-        winners = ops.zeros((batch * ANCHORS_A_CELL * cells,), ms.int32)
-        winners = ops.tensor_scatter_max(winners, flat_cell, priority.reshape(-1))
+        column, row = ops.cast(cell_index(x, grid_w), ms.int32), ops.cast(cell_index(y, grid_h), ms.int32)
+        place = first_cell + row * columns + column
+        cell = lanes * cells + place
+        winners = largest(priority, cell, batch * ANCHORS_A_CELL * cells)
         won = ops.logical_and(ops.gather(winners, cell, 0) == priority, priority > 0)
         in_stride = ops.amax(
             ops.cast(won, ms.float32).reshape(batch, max_box, len(STRIDES), ANCHORS_A_CELL), -1
         )
 
-        classes = self._classes(won if self.label_smooth else priority > 0, label, cell, batch, cells)
+        # Rows of classes of one anchor are apart by `cells`, as rows of cells are.
+        index = (lanes * self.num_classes + ops.cast(label, ms.int32)) * cells + place
+        classes = self._classes(won if self.label_smooth else priority > 0, index, batch, cells)
         winners = winners.reshape(batch, ANCHORS_A_CELL, cells)
         assigned = ops.cast(winners > 0, ms.float32)
         box = ops.where(winners > max_box, winners - max_box, winners)
-        box = ops.maximum(box - 1, 0) + pictures // (ANCHORS_A_CELL * cells) * max_box
+        box = ops.maximum(box - 1, 0) + first_box
         shares = ops.stack((x, y, width / input_hw[1], height / input_hw[0])).reshape(4, -1)
         truth = ops.gather(shares, box, 1) * assigned
         return assigned, truth, classes, in_stride[:, :, ::-1]
 
-    def _classes(self, assigned, label, cell, batch, cells):
-        """Class targets (N, 3, C, T): `assigned` (N, max_box, 9) says which of the boxes' cells count."""
-        # Rows of cells are apart by `cells`; rows of classes of one anchor by the same.
-        row = cell // cells * self.num_classes + ops.cast(label, ms.int32)
-        index = row * cells + cell % cells
-        flat = ops.zeros((batch * ANCHORS_A_CELL * self.num_classes * cells,), ms.float32)
-        flat = ops.tensor_scatter_max(flat, index.reshape(-1, 1), ops.cast(assigned, ms.float32).reshape(-1))
+    def _classes(self, assigned, index, batch, cells):
+        """Class targets (N, 3, C, T): `assigned` (N, max_box, 9) says which of the places `index` count."""
+        size = batch * ANCHORS_A_CELL * self.num_classes * cells
+        flat = largest(ops.cast(assigned, ms.float32), index, size)
         classes = flat.reshape(batch, ANCHORS_A_CELL, self.num_classes, cells)
         if self.label_smooth:
             classes = classes * (self.on - self.off) + self.off

@@ -11,7 +11,7 @@ from src.loss import YoloLoss
 from src.lr_scheduler import learning_rates
 from src.optimizer import create_adam, create_momentum
 from src.perspective import PerspectiveAugment
-from src.runtime import Runtime, split_gradients
+from src.runtime import Runtime, mask_piece, split_gradients
 from src.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
 from src.transforms import TrainAugment
 from src.yolo import Normalize
@@ -114,6 +114,7 @@ def create_forward(config: Config, network: ms.nn.Cell) -> ForwardLoss:
         gains=config.bbox_class_loss_coff,
         head_gains=config.detect_head_loss_coff,
         box_kind=config.box_loss,
+        mask_piece=mask_piece(config),
     )
     return ForwardLoss(Normalize(config.image_mean, config.image_std), network, loss)
 

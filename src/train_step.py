@@ -4,6 +4,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from src.optimizer import optimizer_slots
+
 _SCALE_FACTOR, _SCALE_WINDOW = 2.0, 1000  # dynamic loss scale: down at once, up after so many good steps
 _EMA_WARM_UP = 2000  # updates over which the decay grows, so that the first weights do not linger
 
@@ -29,6 +31,22 @@ _times = ops.MultitypeFuncGraph("times")
 @_times.register("Tensor", "Tensor")
 def _times_tensor(factor, value):
     return value * ops.cast(factor, value.dtype)
+
+
+_keep = ops.MultitypeFuncGraph("keep")
+
+
+@_keep.register("Tensor", "Tensor")
+def _keep_tensor(kept, value):
+    return ops.assign(kept, value)
+
+
+_restore = ops.MultitypeFuncGraph("restore")
+
+
+@_restore.register("Tensor", "Tensor", "Tensor")
+def _restore_tensor(stands, value, kept):
+    return ops.assign(value, ops.where(stands, value, kept))
 
 
 _blend = ops.MultitypeFuncGraph("blend")
@@ -65,6 +83,9 @@ class MovingAverage(nn.Cell):
     """Exponential moving average of a network's parameters, BatchNorm statistics among them.
 
     average <- average + (1 - d) (value - average), d = decay (1 - exp(-updates / 2000)).
+
+    Inputs:
+        stands: float32 scalar, 0 where the update is left out, and so the average stays; else 1.
     """
 
     def __init__(self, network: nn.Cell, decay: float):
@@ -80,9 +101,9 @@ class MovingAverage(nn.Cell):
         self.updates = Parameter(Tensor(0.0, ms.float32), name="ema_updates", requires_grad=False)
         self.map = ops.HyperMap()
 
-    def construct(self):
-        updates = ops.assign_add(self.updates, Tensor(1.0, ms.float32))
-        share = 1 - self.decay * (1 - ops.exp(-updates / _EMA_WARM_UP))
+    def construct(self, stands):
+        updates = ops.assign_add(self.updates, stands)
+        share = stands * (1 - self.decay * (1 - ops.exp(-updates / _EMA_WARM_UP)))
         return self.map(ops.partial(_blend, share), self.averages, self.values)
 
     def reset(self) -> None:
@@ -127,6 +148,37 @@ class LossScaler(nn.Cell):
         return ops.assign(self.scale, scale)
 
 
+class Undo(nn.Cell):
+    """What an optimizer changes, kept so that an update can be taken back where its gradients were not finite.
+
+    A branch around the update would be shorter; Ascend's graph engine refuses graphs with branches.
+
+    Args:
+        optimizer: its parameters, its slots and its step are kept.
+    """
+
+    def __init__(self, optimizer: nn.Optimizer):
+        super().__init__(auto_prefix=False)
+        self.values = ParameterTuple(
+            [*optimizer.parameters, *optimizer_slots(optimizer), optimizer.global_step]
+        )
+        self.kept = ParameterTuple(
+            [
+                Parameter(value.asnumpy(), name=f"kept.{value.name}", requires_grad=False)
+                for value in self.values
+            ]
+        )
+        self.map = ops.HyperMap()
+
+    def keep(self):
+        """Note the values before the update."""
+        return self.map(_keep, self.kept, self.values)
+
+    def construct(self, stands):
+        """Take the values back unless the update stands."""
+        return self.map(ops.partial(_restore, stands), self.values, self.kept)
+
+
 class Update(nn.Cell):
     """Gradients to one update: average over ranks, clip, optimizer, moving average.
 
@@ -153,8 +205,11 @@ class Update(nn.Cell):
         self.is_parallel = group_size > 1
         if self.is_parallel:
             self.reduce = nn.DistributedGradReducer(optimizer.parameters, mean=True, degree=group_size)
+            self.all_reduce = ops.AllReduce()
         self.scaler, self.is_scaled = scaler, scaler is not None
         self.is_dynamic = self.is_scaled and scaler.dynamic
+        if self.is_dynamic:
+            self.undo = Undo(optimizer)
         self.average, self.is_averaged = average, average is not None
 
     def construct(self, gradients):
@@ -162,21 +217,30 @@ class Update(nn.Cell):
             gradients = self.reduce(gradients)
         if self.is_scaled:
             gradients = self.scaler(gradients)
-        if self.is_dynamic:
-            finite = ms.amp.all_finite(gradients)
-            done = self.scaler.adjust(finite)
-            if finite:
-                done = ops.depend(done, self.apply(gradients))
-            return done
-        return self.apply(gradients)
+        if not self.is_dynamic:
+            return self.apply(gradients, Tensor(1.0, ms.float32))
+        finite = self.finite_everywhere(gradients)
+        done = (self.scaler.adjust(finite), self.undo.keep())
+        return self.apply(ops.depend(gradients, done), finite)
 
-    def apply(self, gradients):
-        """Update the parameters, then their averages."""
+    def finite_everywhere(self, gradients):
+        """Whether the gradients are finite on all ranks: where a device tells by a register of its own, they may
+        be on some, and ranks that do not leave out the same steps part for good."""
+        finite = ms.amp.all_finite(gradients)
+        if not self.is_parallel:
+            return finite
+        overflows = self.all_reduce(1.0 - ops.cast(finite, ms.float32).reshape(1))
+        return overflows.reshape(()) < 0.5
+
+    def apply(self, gradients, stands):
+        """Update the parameters, then their averages; where the update does not stand, both stay as they were."""
         if self.clip_norm > 0:
             gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
         done = self.optimizer(gradients)
+        if self.is_dynamic:
+            done = ops.depend(self.undo(stands), done)
         if self.is_averaged:
-            done = ops.depend(self.average(), done)
+            done = ops.depend(self.average(ops.cast(stands, ms.float32)), done)
         return done
 
 

@@ -27,7 +27,7 @@ from src.network_setup import freeze, recompute_backbone, set_precision
 from src.optimizer import optimizer_slots
 from src.report.history import EpochRow
 from src.report.run_results import RunResults
-from src.runtime import Runtime, can_sink, sunk_steps, used_memory
+from src.runtime import Runtime, used_memory
 from src.start import RESUME, Start, find_start, load_start, with_class_names
 from src.stop_request import AgreedStop, StopRequest
 from src.train_setup import (
@@ -74,10 +74,6 @@ class Trainer:
             set_head_prior(self.network, config.head_prior)
         if config.sync_bn and runtime.group_size > 1:
             synchronise_batch_norm(self.network, runtime.group_size)
-        if config.data_sink and not can_sink(config):
-            self.logger.info(
-                "data_sink: %s has no queue of its own, batches are fed step by step", config.device_target
-            )
         freeze(self.network, config.freeze)
         set_precision(self.network, config.ms_amp_level)
         if config.recompute:
@@ -267,11 +263,7 @@ class Trainer:
 
     def _steps(self, epoch: int, start: int) -> Iterator[tuple]:
         """Train on the batches of an epoch, from a step on: loss, its parts and the batch of each step."""
-        batches = self.loader.epoch(epoch, start)
-        if self.config.data_sink and can_sink(self.config):
-            yield from sunk_steps(self.train_step, batches, self.steps_per_epoch - start)
-            return
-        for batch in batches:
+        for batch in self.loader.epoch(epoch, start):
             images, boxes = ms.Tensor(batch.images), ms.Tensor(batch.boxes)
             if self._is_adversarial():
                 images = self._attacked(images, boxes)

@@ -18,7 +18,9 @@ from src.deploy.network_backend import NetworkBackend, build_network  # noqa: E4
 from src.evaluation.session import evaluate_set, load_validation_set  # noqa: E402
 from src.initializer import initialize  # noqa: E402
 from src.runtime import setup_runtime  # noqa: E402
+from src.train_step import LossScaler, TrainStep  # noqa: E402
 from src.trainer import Trainer  # noqa: E402
+from tests.test_train_step import IMAGES, TARGETS, build  # noqa: E402
 
 
 def train_steps(config, runtime, out: Path, steps: int) -> None:
@@ -52,6 +54,27 @@ def evaluate(config, runtime, out: Path) -> None:
     np.savez(out / f"rank{runtime.rank}.npz", table=found.table, stats=np.array(found.result.stats))
 
 
+def overflow(runtime, out: Path) -> None:
+    """One step in which all gradients are finite, one in which rank 1 alone reports an overflow."""
+    scaler = LossScaler(8.0, True)
+    network, step, _ = build(scaler=scaler, group_size=runtime.group_size)
+    batch = ms.Tensor(IMAGES[runtime.rank]), ms.Tensor(TARGETS[runtime.rank])
+    values = {}
+    step(*batch)
+    values["good"], values["good_scale"] = network.weight.asnumpy().copy(), scaler.scale.asnumpy().copy()
+    if runtime.rank == 1:
+        ms.amp.all_finite = report_overflow
+    again = TrainStep(step.gradients.loss.forward_loss, step.update).set_train()  # another graph
+    again(*batch)
+    values["left_out"], values["left_out_scale"] = network.weight.asnumpy(), scaler.scale.asnumpy()
+    np.savez(out / f"rank{runtime.rank}.npz", **values)
+
+
+def report_overflow(gradients):
+    """In the place of `all_finite`: what a device says whose register noted an overflow."""
+    return ms.ops.sum(gradients[0] * 0) > 0
+
+
 if __name__ == "__main__":
     mode, out_dir = sys.argv[1], Path(sys.argv[2])
     FLAGS = [word for word in sys.argv[3:] if word == "--freeze_bn"]
@@ -60,5 +83,7 @@ if __name__ == "__main__":
     out_dir.mkdir(parents=True, exist_ok=True)
     if mode == "train":
         train_steps(options, place, out_dir, steps=5)
+    elif mode == "overflow":
+        overflow(place, out_dir)
     else:
         evaluate(options, place, out_dir)

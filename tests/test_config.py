@@ -129,7 +129,7 @@ def test_aliases_reach_their_options(tmp_path):
         (["--accumulate=3", "--per_batch_size=8"], "3 parts do not divide per_batch_size 8"),
         (["--augmentation=perspective", "--perspective=0.009"], "over the horizon; take at most 0.0006"),
         (["--cmbn"], "accumulate, set that to 2 or more"),
-        (["--data_sink"], "needs a fixed training_shape"),
+        (["--data_sink"], "leave it at False"),
         (["--lr_epochs=a,b"], "lr_epochs"),
         (["--mosaic=1.5"], "mosaic: 1.5 (command line) is outside [0, 1]"),
         (["--mosaic=often"], "mosaic: 'often' is not a finite number"),

@@ -93,6 +93,15 @@ def test_ranks_hold_equal_weights_and_match_one_process_with_twice_the_batch(til
     assert moved > 1e-4  # it did train
 
 
+def test_an_overflow_on_one_rank_is_one_on_all(tiles, tmp_path):
+    """Both leave the step out and halve the factor, although the gradients of rank 0 are finite."""
+    first, second = run_worker(2, "overflow", tmp_path, tiles)
+    for key in ("good", "good_scale", "left_out", "left_out_scale"):
+        assert np.array_equal(first[key], second[key]), key
+    assert (first["good"] != [1.0, -1.0]).all() and first["good_scale"] == 8
+    assert np.array_equal(first["left_out"], first["good"]) and first["left_out_scale"] == 4
+
+
 def test_synchronised_batch_norm_equals_one_process_with_twice_the_batch(tiles, tmp_path):
     words = ["--per_batch_size=2", "--sync_bn=1", "--lr=0.001", *NO_AUGMENTATION]
     first, second = run_worker(2, "train", tmp_path / "two", tiles, *words)

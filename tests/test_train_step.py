@@ -10,7 +10,7 @@ from src.config import load_config
 from src.deploy.network_backend import build_network
 from src.errors import UserError
 from src.network_setup import freeze, recompute_backbone, set_precision
-from src.optimizer import create_momentum
+from src.optimizer import create_adam, create_momentum, optimizer_slots
 from src.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
 from tests.tiny import OPTIONS
 
@@ -50,11 +50,17 @@ def graph_mode():
     ms.set_context(mode=ms.GRAPH_MODE)
 
 
-def build(start=(1.0, -1.0), scaler=None, decay=0.0, parts=1, rate=RATE, **options):
+def momentum(network, rates):
+    return create_momentum(network, rates, momentum=MOMENTUM, weight_decay=DECAY, loss_scale=1.0)
+
+
+def adam(network, rates):
+    return create_adam(network, rates, weight_decay=DECAY)
+
+
+def build(start=(1.0, -1.0), scaler=None, decay=0.0, parts=1, rate=RATE, create=momentum, **options):
     network = Product(start)
-    optimizer = create_momentum(
-        network, np.full(50, rate, np.float32), momentum=MOMENTUM, weight_decay=DECAY, loss_scale=1.0
-    )
+    optimizer = create(network, np.full(50, rate, np.float32))
     average = MovingAverage(network, decay) if decay else None
     update = Update(optimizer, scaler=scaler, average=average, **options)
     forward = ForwardLoss(Cast(), network, Squares())
@@ -132,6 +138,23 @@ def test_a_step_that_overflows_is_left_out_and_the_factor_halved():
         run(step, 1)
     assert (network.weight.asnumpy() != [1, -1]).all()
     assert float(scaler.scale.asnumpy()) < 1e38
+
+
+@pytest.mark.parametrize("create", [momentum, adam])
+def test_an_overflow_between_two_steps_leaves_no_trace(create):
+    """Weights, slots, position in the schedule and average are those of a run without that step, to the digit."""
+    states = []
+    for scales in ((8.0, 3e38, 8.0), (8.0, 8.0)):
+        scaler = LossScaler(8.0, True)
+        network, step, average = build(scaler=scaler, decay=0.9, create=create)
+        optimizer = step.update.optimizer
+        for number, scale in enumerate(scales):
+            scaler.scale.set_data(Tensor(scale, ms.float32))
+            step(Tensor(IMAGES[min(number, 1)]), Tensor(TARGETS[min(number, 1)]))
+        held = [network.weight, *optimizer_slots(optimizer), *average.averages, average.updates]
+        states.append([parameter.asnumpy().tolist() for parameter in [*held, optimizer.global_step]])
+    assert states[0] == states[1]
+    assert states[0][-2:] == [2.0, [2]] and states[0][0] != [1.0, -1.0]
 
 
 def test_the_factor_doubles_after_a_thousand_good_steps():

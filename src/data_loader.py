@@ -29,7 +29,7 @@ _MIXUP_BETA = 8.0  # the share of a blend is drawn from beta(8, 8): near a half
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """images (N, 3, H, W) uint8 RGB; boxes (N, max_box, 5) float32 x1 y1 x2 y2 class, padded with zeros."""
+    """images (N, 3, H, W) uint8 RGB; boxes (N, rows, 5) float32 x1 y1 x2 y2 class, padded with zeros."""
 
     images: np.ndarray
     boxes: np.ndarray
@@ -68,7 +68,8 @@ class TrainLoader:
         augment: the random changes.
         batch_size: pictures a batch; an incomplete last batch is left out.
         shapes: input (height, width) shapes; one is drawn every `resize_rate` steps.
-        max_box: rows of the boxes; of more objects in a picture so many are drawn, with one warning.
+        max_box: most rows of the boxes, fewer where the set cannot fill them; of more objects in a picture so
+            many are drawn, with one warning.
         seed: of everything that is drawn.
         workers: threads.
 
@@ -102,6 +103,13 @@ class TrainLoader:
         self.batch_size, self.shapes, self.resize_rate = batch_size, shapes, resize_rate
         self.max_box, self.seed, self.workers = max_box, seed, workers
         self.dropped_boxes = 0
+        self.rows = min(max_box, self._most_objects())
+
+    def _most_objects(self) -> int:
+        """Objects that a training picture can hold at most. Time of the loss follows the rows of its boxes, and
+        one number for the whole run, the same on all ranks, keeps it at one graph for each input shape."""
+        most = max(len(record.boxes) for record in self.dataset.records)
+        return most * (4 if self.augment.mosaic else 1) * (2 if self.augment.mixup else 1)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -158,7 +166,7 @@ class TrainLoader:
     def _collate(self, samples) -> TrainBatch:
         height, width = samples[0][0][0].shape[:2]
         images = np.empty((len(samples), 3, height, width), np.uint8)
-        boxes = np.zeros((len(samples), self.max_box, 5), np.float32)
+        boxes = np.zeros((len(samples), self.rows, 5), np.float32)
         for row, ((image, found, classes), surplus, path) in enumerate(samples):
             planes_first(image, images[row])
             if surplus:

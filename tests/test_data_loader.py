@@ -176,7 +176,7 @@ def test_batch_layout(tiles):
     for step, batch in enumerate(loader.epoch(0)):
         assert batch.images.dtype == np.uint8 and batch.images.flags.c_contiguous
         assert batch.images.shape == (3, 3, *loader.shape(0, step))
-        assert batch.boxes.shape == (3, 50, 5) and batch.boxes.dtype == np.float32
+        assert batch.boxes.shape == (3, 4, 5) and batch.boxes.dtype == np.float32
         used = batch.boxes[..., 2] > 0
         assert used.any(axis=1).all() and (batch.boxes[~used] == 0).all()
 
@@ -203,9 +203,21 @@ def test_a_tile_with_531_boxes_keeps_them_all(tmp_path):
         return next(iter(loader.epoch(0))), loader
 
     kept, loader = batch(600)
+    assert kept.boxes.shape == (1, 531, 5)
     assert (kept.boxes[0, :, 2] > 0).sum() == 531 and loader.dropped_boxes == 0
     cut, loader = batch(90)
     assert (cut.boxes[0, :, 2] > 0).sum() == 90 and loader.dropped_boxes == 441
+
+
+def test_rows_of_boxes_are_those_that_the_set_can_fill(tiles):
+    """Four objects a picture; a mosaic joins four pictures, mixing two of what it made."""
+
+    def rows(max_box=50, **augment):
+        loader = train_loader(tiles, max_box=max_box, augment=TrainAugment(**augment))
+        return {batch.boxes.shape[1] for batch in loader.epoch(0)}
+
+    assert rows() == {4} and rows(mosaic=0.5) == {16} and rows(mosaic=True, mixup=0.1) == {32}
+    assert rows(max_box=9, mosaic=True) == {9}
 
 
 def test_which_boxes_are_cut_is_drawn_for_each_sample(tiles):

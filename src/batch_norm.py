@@ -5,6 +5,7 @@ import numpy as np
 from mindspore import Parameter, nn, ops
 
 EPSILON = 1e-5
+MOMENTUM = 0.9  # MindSpore's: the share of the old statistics, so 0.9 here is 0.1 elsewhere
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -18,10 +19,15 @@ class BatchNorm(nn.BatchNorm2d):
     """
 
     def __init__(self, channels: int):
-        # MindSpore's momentum is the share of the old statistics: 0.9 here is 0.1 elsewhere.
-        super().__init__(channels, momentum=0.9, eps=EPSILON)
+        super().__init__(channels, momentum=MOMENTUM, eps=EPSILON)
         self.ranks = 1
         self.collects = False
+
+    def configure(self, momentum: float, epsilon: float) -> None:
+        """Take another momentum (share of the old statistics) and another addend to the variance."""
+        self.momentum, self.eps = 1 - momentum, epsilon
+        self.bn_train = ops.BatchNorm(is_training=True, epsilon=epsilon, momentum=self.momentum)
+        self.bn_infer = ops.BatchNorm(is_training=False, epsilon=epsilon)
 
     def synchronise(self, ranks: int) -> None:
         """Take the statistics of training over this many ranks from now on."""
@@ -76,6 +82,19 @@ class BatchNorm(nn.BatchNorm2d):
         scale = self.gamma * ops.rsqrt(variance + self.eps)
         shift = self.beta - mean * scale
         return x * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
+
+
+def configure_batch_norm(network: nn.Cell, momentum: float, epsilon: float) -> None:
+    """`BatchNorm.configure` of every BatchNorm of a network."""
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, BatchNorm):
+            cell.configure(momentum, epsilon)
+
+
+def epsilon_of(network: nn.Cell) -> float:
+    """What the network's BatchNorm adds to the variance; `EPSILON` where it has none."""
+    cells = (cell for _, cell in network.cells_and_names() if isinstance(cell, BatchNorm))
+    return next((cell.eps for cell in cells), EPSILON)
 
 
 def synchronise_batch_norm(network: nn.Cell, ranks: int) -> None:

@@ -20,6 +20,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from src.batch_norm import epsilon_of
 from src.errors import UserError, one_line
 from src.weights import mindyolo
 from src.yolo import ANCHORS_A_CELL
@@ -309,10 +310,14 @@ def _by_our_names(
     """Values of a checkpoint; MindYOLO's are translated, which `report` notes."""
     if not mindyolo.is_mindyolo(values):
         return values
-    values, sources = mindyolo.translate(values)
-    report.notes.append(
-        f"{len(sources)} by MindYOLO's names, BatchNorm epsilon {mindyolo.MINDYOLO_EPSILON} folded in"
+    epsilon = epsilon_of(network)
+    values, sources = mindyolo.translate(values, epsilon)
+    folded = (
+        ""
+        if epsilon == mindyolo.MINDYOLO_EPSILON
+        else f", BatchNorm epsilon {mindyolo.MINDYOLO_EPSILON} folded in"
     )
+    report.notes.append(f"{len(sources)} by MindYOLO's names{folded}")
     if getattr(network, "downsample_padding", "symmetric") != "symmetric":
         report.notes.append("trained with downsample_padding symmetric, this network has same")
     return values

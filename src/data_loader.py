@@ -20,7 +20,7 @@ from src.errors import UserError
 from src.image_io import read_rgb
 from src.logger import get_logger
 from src.perspective import PerspectiveAugment
-from src.transforms import ResizeGeometry, Sample, TrainAugment, eval_resize, mix
+from src.transforms import ResizeGeometry, Sample, TrainAugment, mix, stretch_for_eval
 from src.yolo_dataset import DetectionSet, ImageRecord
 
 BATCHES_AHEAD = 3  # bounds the memory of prepared batches
@@ -194,8 +194,7 @@ class EvalLoader:
         input_hw: (height, width) of the network's input.
         batch_size: pictures a batch; the last one is filled by repeats, so that its shape does not change.
         indices: records to take; all by default.
-        keep_aspect: letterbox instead of stretching.
-        enlarge: letterbox enlarges pictures smaller than the input.
+        resize: from picture and input_hw to the input and its geometry (`src.letterbox.eval_resize`).
         workers: threads.
     """
 
@@ -206,13 +205,12 @@ class EvalLoader:
         input_hw: tuple[int, int],
         batch_size: int,
         indices: Iterable[int] | None = None,
-        keep_aspect: bool = False,
-        enlarge: bool = True,
+        resize: Callable = stretch_for_eval,
         workers: int = 2,
     ):
         self.dataset, self.input_hw, self.batch_size = dataset, input_hw, batch_size
         self.indices = list(range(len(dataset.records)) if indices is None else indices)
-        self.resize = eval_resize(keep_aspect, enlarge)
+        self.resize = resize
         self.workers = workers
 
     def __len__(self) -> int:

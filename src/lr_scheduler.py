@@ -22,10 +22,12 @@ def learning_rates(
     lr_gamma: float = 0.1,
     t_max: int = 320,
     eta_min: float = 0.0,
+    warmup_from_zero: bool = False,
 ) -> np.ndarray:
     """The rate of every step, (max_epoch * steps_per_epoch,) float32.
 
-    The first `warmup_epochs` rise linearly to `lr`, whatever the schedule; then the rate of an epoch e is
+    The first `warmup_epochs` rise linearly to `lr`, whatever the schedule (under `warmup_from_zero` from 0 to one step
+    short of it); then the rate of an epoch e is
 
     - exponential: lr * lr_gamma ^ (number of lr_epochs reached);
     - cosine_annealing: eta_min + (lr - eta_min) * (1 + cos(pi * e / t_max)) / 2
@@ -54,7 +56,7 @@ def learning_rates(
         epochs = range(max_epoch)
     elif scheduler == "cosine_annealing_V2":
         by_epoch = _two_cosines(lr, eta_min, max_epoch, t_max, steps_per_epoch)
-        return _warm_up(np.array(by_epoch), lr, warmup_steps).astype(np.float32)
+        return _warm_up(np.array(by_epoch), lr, warmup_steps, warmup_from_zero).astype(np.float32)
     elif scheduler == "cosine_annealing_sample":
         longer = max_epoch + _SAMPLE_COUNT
         left_out = range(_SAMPLE_START, _SAMPLE_START + _SAMPLE_STEP * _SAMPLE_COUNT, _SAMPLE_STEP)
@@ -68,7 +70,7 @@ def learning_rates(
     else:
         raise UserError(f"lr_scheduler: {scheduler!r} is unknown")
     rates = np.repeat(np.array(by_epoch)[list(epochs)], steps_per_epoch)
-    return _warm_up(rates, lr, warmup_steps).astype(np.float32)
+    return _warm_up(rates, lr, warmup_steps, warmup_from_zero).astype(np.float32)
 
 
 def _cosine(start: float, end: float, epoch: float, period: float) -> float:
@@ -91,9 +93,9 @@ def _two_cosines(lr, eta_min, max_epoch, t_max, steps_per_epoch) -> list[float]:
     return rates
 
 
-def _warm_up(rates: np.ndarray, lr: float, warmup_steps: int) -> np.ndarray:
-    """Replace the first steps by a linear rise that reaches `lr` at its end."""
+def _warm_up(rates: np.ndarray, lr: float, warmup_steps: int, from_zero: bool) -> np.ndarray:
+    """Replace the first steps by a linear rise that reaches `lr` at its end, or with the step after it."""
     if warmup_steps:
         count = min(warmup_steps, len(rates))
-        rates[:count] = lr * (np.arange(count) + 1) / warmup_steps
+        rates[:count] = lr * (np.arange(count) + (0 if from_zero else 1)) / warmup_steps
     return rates

@@ -37,6 +37,7 @@ class PerspectiveAugment:
         flip: probability of a left-right flip.
         mosaic: probability that the loader gives four pictures.
         mixup: probability that the loader blends two results.
+        grey: level around the pictures.
     """
 
     degrees: float = 0.0
@@ -50,6 +51,7 @@ class PerspectiveAugment:
     flip: float = 0.5
     mosaic: float = 0.0
     mixup: float = 0.0
+    grey: int = GREY
 
     def join(self, rng: np.random.Generator, samples: list[Sample], input_hw: tuple[int, int]) -> Sample:
         """One picture, or a mosaic of four, seen in a random perspective, in the input (height, width).
@@ -69,15 +71,15 @@ class PerspectiveAugment:
 
         matrix = view @ np.diag([1 / detail, 1 / detail, 1]) @ _shift(-middle)
         window = _seen_part(matrix, 2 * middle, input_hw)
-        canvas = np.full((*(window[2:] - window[:2])[::-1], 3), GREY, np.uint8)
+        canvas = np.full((*(window[2:] - window[:2])[::-1], 3), self.grey, np.uint8)
         laid = [_lay(canvas, window, *entry) for entry in zip(samples, sizes, places)]
         boxes = np.clip(np.concatenate(laid), 0, np.tile(2 * middle, 2))
         classes = np.concatenate([classes for _, _, classes in samples])
         shown, kept = warp_boxes(boxes, matrix, zoom / detail, input_hw)
         matrix = matrix @ _shift(window[:2])
         if not upright:
-            return warp(canvas, matrix, input_hw), shown, classes[kept]
-        image = np.full((*input_hw, 3), GREY, np.uint8)
+            return warp(canvas, matrix, input_hw, self.grey), shown, classes[kept]
+        image = np.full((*input_hw, 3), self.grey, np.uint8)
         paste(image, canvas, round(matrix[0, 2]), round(matrix[1, 2]))
         return image, shown, classes[kept]
 
@@ -193,11 +195,11 @@ def shrink_or_grow(image: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
     return between if fold == 1 else cv2.resize(between, size_wh, interpolation=cv2.INTER_AREA)
 
 
-def warp(canvas: np.ndarray, matrix: np.ndarray, input_hw: tuple[int, int]) -> np.ndarray:
-    """The canvas (h, w, 3) uint8 in the input, grey around it; the matrix (3, 3) maps points."""
+def warp(canvas: np.ndarray, matrix: np.ndarray, input_hw: tuple[int, int], grey: int = GREY) -> np.ndarray:
+    """The canvas (h, w, 3) uint8 in the input, `grey` around it; the matrix (3, 3) maps points."""
     half = np.array([0.5, 0.5])
     matrix = _shift(-half) @ matrix @ _shift(half)  # OpenCV's pixel i is at i
-    size, border = (input_hw[1], input_hw[0]), (GREY, GREY, GREY)
+    size, border = (input_hw[1], input_hw[0]), (grey, grey, grey)
     if matrix[2, 0] == matrix[2, 1] == 0:
         affine = matrix[:2] / matrix[2, 2]
         return cv2.warpAffine(canvas, affine, size, flags=cv2.INTER_LINEAR, borderValue=border)

@@ -60,6 +60,7 @@ def create_augment(config: Config) -> TrainAugment | PerspectiveAugment:
             hue_gain=config.hue_gain,
             saturation_gain=config.saturation_gain,
             value_gain=config.value_gain,
+            grey=config.padding_grey,
             **shared,
         )
     return TrainAugment(
@@ -86,6 +87,7 @@ def create_rates(config: Config, steps_per_epoch: int) -> np.ndarray:
         lr_gamma=config.lr_gamma,
         t_max=config.t_max,
         eta_min=config.eta_min,
+        warmup_from_zero=config.warmup_from_zero,
     )
 
 

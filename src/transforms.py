@@ -5,9 +5,7 @@ Boxes are (n, 4) float32 x1 y1 x2 y2 in pixels. Everything random comes from the
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import cv2
 import numpy as np
@@ -66,7 +64,7 @@ def stretch_geometry(width: int, height: int, input_hw: tuple[int, int]) -> Resi
 
 
 def letterbox(
-    image: np.ndarray, input_hw: tuple[int, int], enlarge: bool = True
+    image: np.ndarray, input_hw: tuple[int, int], enlarge: bool = True, grey: int = GREY
 ) -> tuple[np.ndarray, ResizeGeometry]:
     """The picture in the middle of the input at its own aspect ratio, with grey borders.
 
@@ -74,12 +72,13 @@ def letterbox(
         image: (H, W, 3) uint8.
         input_hw: (height, width) of the input.
         enlarge: also pictures smaller than the input are made to fill it.
+        grey: level of the borders.
     """
     height, width = image.shape[:2]
     geometry = letterbox_geometry(width, height, input_hw, enlarge)
     new_w, new_h = round(width * geometry.scale_x), round(height * geometry.scale_y)
     left, top = int(geometry.pad_x), int(geometry.pad_y)
-    canvas = np.full((*input_hw, 3), GREY, np.uint8)
+    canvas = np.full((*input_hw, 3), grey, np.uint8)
     canvas[top : top + new_h, left : left + new_w] = _resize_bicubic(image, new_w, new_h)
     return canvas, geometry
 
@@ -94,11 +93,6 @@ def letterbox_geometry(
     new_w, new_h = max(1, round(width * ratio)), max(1, round(height * ratio))
     left, top = (input_hw[1] - new_w) // 2, (input_hw[0] - new_h) // 2
     return ResizeGeometry(new_w / width, new_h / height, left, top)
-
-
-def eval_resize(keep_aspect: bool, enlarge: bool) -> Callable:
-    """`letterbox` or `stretch_for_eval`, as a function of picture and input_hw; `enlarge` is letterbox's."""
-    return partial(letterbox, enlarge=enlarge) if keep_aspect else stretch_for_eval
 
 
 def _resize_bicubic(image: np.ndarray, width: int, height: int) -> np.ndarray:

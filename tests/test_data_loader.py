@@ -2,6 +2,7 @@
 
 import json
 import logging
+from functools import partial
 
 import cv2
 import numpy as np
@@ -320,9 +321,11 @@ def test_evaluation_without_enlarging(tiles):
     """Pictures smaller than the input keep their pixels and their boxes come back."""
     dataset = load_detection_set(*tiles, NAMES)
     kept = next(
-        iter(EvalLoader(dataset, input_hw=(160, 192), batch_size=10, keep_aspect=True, enlarge=False))
+        iter(
+            EvalLoader(dataset, input_hw=(160, 192), batch_size=10, resize=partial(letterbox, enlarge=False))
+        )
     )
-    grown = next(iter(EvalLoader(dataset, input_hw=(160, 192), batch_size=10, keep_aspect=True)))
+    grown = next(iter(EvalLoader(dataset, input_hw=(160, 192), batch_size=10, resize=letterbox)))
     for row, record in enumerate(dataset.records):
         picture = cv2.imread(str(record.path))[..., ::-1]
         top, left = (160 - record.height) // 2, (192 - record.width) // 2

@@ -97,7 +97,7 @@ def test_decoded_outputs_equal_golden(config, checkpoint, fixtures):
     network = build_network(config)
     report = load_network(network, checkpoint)
     assert len(report.matched) == 541 and report.optimizer == ["moments.model.model.0.bn.gamma"]
-    assert "541 by MindYOLO's names, BatchNorm epsilon 0.001" in str(report)
+    assert "541 by MindYOLO's names" in str(report)
     assert "downsample_padding" not in str(report)
     network.set_train(False)
     decoder = YoloDecoder(config.anchor_scales, config.scale_x_y)

@@ -19,6 +19,7 @@ from src.evaluation.postprocess import Detections, PostprocessOptions
 from src.evaluation.session import postprocess_options
 from src.evaluation.visualize import draw_boxes
 from src.image_io import read_rgb, write_image
+from src.letterbox import eval_resize
 from src.logger import get_logger, progress_bar, setup_logger
 from src.runtime import Runtime
 
@@ -75,8 +76,7 @@ def detect_pictures(
         paths,
         input_hw=config.eval_input_hw,
         batch_size=config.batch_size,
-        keep_aspect=config.letterbox,
-        enlarge=config.letterbox_enlarge,
+        resize=eval_resize(config),
         workers=config.num_parallel_workers,
     )
     names = picture_names(paths)

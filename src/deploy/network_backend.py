@@ -4,6 +4,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from src.batch_norm import configure_batch_norm
 from src.checkpoint import load_network, read_checkpoint
 from src.config import Config, overlay
 from src.deploy.settings import ModelSettings, check_class_order
@@ -24,11 +25,15 @@ NETWORK_OPTIONS = (
     "neck_activation",
     "lateral_kernel",
     "downsample_padding",
+    "batch_norm_momentum",
+    "batch_norm_epsilon",
     "tile_size",
     "testing_shape",
     "test_img_shape",
     "letterbox",
     "letterbox_enlarge",
+    "letterbox_style",
+    "padding_grey",
 )
 
 
@@ -46,7 +51,7 @@ def _with_checkpoint_options(config: Config, path: str, state: dict | None) -> C
 
 def build_network(config: Config) -> YoloV4:
     """The network that the options describe, with MindSpore's own initial weights."""
-    return YoloV4(
+    network = YoloV4(
         config.num_classes,
         backbone_input_shape=config.backbone_input_shape,
         backbone_shape=config.backbone_shape,
@@ -58,6 +63,8 @@ def build_network(config: Config) -> YoloV4:
         drop_block=config.drop_block,
         drop_block_size=config.drop_block_size,
     )
+    configure_batch_norm(network, config.batch_norm_momentum, config.batch_norm_epsilon)
+    return network
 
 
 class _Predict(nn.Cell):

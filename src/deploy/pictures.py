@@ -1,6 +1,6 @@
 """Pictures that a user names: a file, a folder, a pattern or a list; and batches of those that can be read."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from glob import glob
 from importlib.util import find_spec
@@ -9,7 +9,6 @@ from pathlib import Path
 from src.data_loader import EvalBatch, eval_batch, naming_picture, prefetch
 from src.errors import UserError
 from src.image_io import PICTURE_SUFFIXES, read_rgb, read_size
-from src.transforms import eval_resize
 from src.yolo_dataset import ImageRecord
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # read by rasterio, with map coordinates
@@ -72,8 +71,7 @@ class PictureLoader:
         paths: the pictures; `records[i].id` of a batch is the index in it.
         input_hw: (height, width) of the network's input.
         batch_size: pictures a batch; an incomplete one is filled by repeats.
-        keep_aspect: letterbox instead of stretching.
-        enlarge: letterbox enlarges pictures smaller than the input.
+        resize: from picture and input_hw to the input and its geometry (`src.letterbox.eval_resize`).
         workers: threads.
 
     Attributes:
@@ -86,12 +84,11 @@ class PictureLoader:
         *,
         input_hw: tuple[int, int],
         batch_size: int,
-        keep_aspect: bool,
-        enlarge: bool,
+        resize: Callable,
         workers: int,
     ):
         self.paths, self.input_hw, self.batch_size, self.workers = paths, input_hw, batch_size, workers
-        self.resize = eval_resize(keep_aspect, enlarge)
+        self.resize = resize
         self.failures: list[Failure] = []
 
     def __iter__(self) -> Iterator[EvalBatch]:

@@ -35,6 +35,8 @@ class ModelSettings:
             pixels, score, class.
         letterbox: pictures keep their aspect ratio, with grey borders, instead of being stretched.
         letterbox_enlarge: under `letterbox`, pictures smaller than the input are enlarged to fill it.
+        letterbox_style: exact or mindyolo (`src.letterbox`).
+        padding_grey: grey level of the borders.
         tile_size: side in pixels of the tiles that scenes are cut into.
     """
 
@@ -49,6 +51,8 @@ class ModelSettings:
     outputs: str = DECODED
     letterbox: bool = False
     letterbox_enlarge: bool = True
+    letterbox_style: str = "exact"
+    padding_grey: int = 128
     tile_size: int = 0
 
     @classmethod
@@ -64,6 +68,8 @@ class ModelSettings:
             image_std=tuple(config.image_std),
             letterbox=config.letterbox,
             letterbox_enlarge=config.letterbox_enlarge,
+            letterbox_style=config.letterbox_style,
+            padding_grey=config.padding_grey,
             tile_size=config.tile_size,
         )
 
@@ -91,6 +97,8 @@ class ModelSettings:
                 f"{where}: settings of the model are no YAML ({error}); export it again"
             ) from error
         known = {field.name for field in fields(cls)}
+        if isinstance(document, Mapping):  # of an export that knew no other way
+            document = {"letterbox_style": "exact", "padding_grey": 128, **document}
         if not isinstance(document, Mapping) or set(document) != known:
             wrong = (
                 shown(sorted(map(str, known ^ set(document))), 300)
@@ -113,6 +121,8 @@ class ModelSettings:
                 outputs=_one_of(document["outputs"], (RAW, DECODED, DETECTIONS)),
                 letterbox=bool(document["letterbox"]),
                 letterbox_enlarge=bool(document["letterbox_enlarge"]),
+                letterbox_style=_one_of(document["letterbox_style"], ("exact", "mindyolo")),
+                padding_grey=int(document["padding_grey"]),
                 tile_size=int(document["tile_size"]),
             )
         except (TypeError, ValueError, OverflowError) as error:
@@ -141,6 +151,8 @@ class ModelSettings:
             "testing_shape": "",
             "letterbox": self.letterbox,
             "letterbox_enlarge": self.letterbox_enlarge,
+            "letterbox_style": self.letterbox_style,
+            "padding_grey": self.padding_grey,
         }
         if not config.tile_size:
             fixed["tile_size"] = self.tile_size

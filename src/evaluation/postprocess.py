@@ -40,6 +40,8 @@ class PostprocessOptions:
         multi_label_thresh: lowest class probability under `multi_label`.
         max_detections: most detections a picture.
         max_candidates: most boxes that enter the suppression, the best ones.
+        nms_before_clip: boxes are suppressed as they are in the input, and clipped to the picture afterwards, as
+            in MindYOLO.
     """
 
     score_threshold: float = 0.001
@@ -50,6 +52,7 @@ class PostprocessOptions:
     multi_label_thresh: float = 0.2
     max_detections: int = 1000
     max_candidates: int = 4096
+    nms_before_clip: bool = False
 
 
 def postprocess(maps: list[np.ndarray], image_wh, options: PostprocessOptions, geometry=None, input_hw=None):
@@ -72,9 +75,8 @@ def postprocess(maps: list[np.ndarray], image_wh, options: PostprocessOptions, g
         boxes = _corners(candidates * np.array([width, height] * 2, np.float32))
     else:
         boxes = geometry.inverse(_corners(candidates * np.array([input_hw[1], input_hw[0]] * 2, np.float32)))
-    boxes = _clip(boxes, width, height, options.published_overlap)
-    inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    boxes, scores, classes = boxes[inside], scores[inside], classes[inside]
+    if not options.nms_before_clip:
+        boxes, scores, classes = _clipped(boxes, scores, classes, width, height, options.published_overlap)
     offset = 1.0 if options.published_overlap else 0.0
     kept = suppress(
         boxes,
@@ -87,7 +89,10 @@ def postprocess(maps: list[np.ndarray], image_wh, options: PostprocessOptions, g
     )
     capped = len(kept) > options.max_detections
     kept = kept[: options.max_detections]
-    return Detections(boxes[kept], scores[kept], classes[kept], capped)
+    boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
+    if options.nms_before_clip:
+        boxes, scores, classes = _clipped(boxes, scores, classes, width, height, options.published_overlap)
+    return Detections(boxes, scores, classes, capped)
 
 
 def select_candidates(
@@ -258,6 +263,13 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
     """x y w h to x1 y1 x2 y2, both (n, 4)."""
     half = boxes[:, 2:] / 2
     return np.concatenate([boxes[:, :2] - half, boxes[:, :2] + half], axis=1)
+
+
+def _clipped(boxes, scores, classes, width: float, height: float, published: bool):
+    """Boxes, scores and classes of what the picture shows, clipped to it."""
+    boxes = _clip(boxes, width, height, published)
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    return boxes[inside], scores[inside], classes[inside]
 
 
 def _clip(boxes: np.ndarray, width: float, height: float, published: bool) -> np.ndarray:

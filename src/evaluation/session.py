@@ -19,6 +19,7 @@ from src.evaluation.detections import DETECTION, detect_set, to_table, write_coc
 from src.evaluation.postprocess import PostprocessOptions
 from src.evaluation.visualize import draw_boxes, side_by_side
 from src.image_io import read_rgb, write_image
+from src.letterbox import eval_resize
 from src.logger import get_logger, progress_bar, setup_logger
 from src.report.report import Report
 from src.runtime import Runtime
@@ -46,6 +47,8 @@ def postprocess_options(
         multi_label=config.multi_label,
         multi_label_thresh=config.multi_label_thresh,
         max_detections=config.max_detections,
+        max_candidates=config.max_candidates,
+        nms_before_clip=config.nms_before_clip,
     )
 
 
@@ -76,8 +79,7 @@ def detect_in_set(
         input_hw=config.eval_input_hw,
         batch_size=config.eval_batch_size,
         indices=shard_indices(len(dataset.records), runtime.rank, runtime.group_size),
-        keep_aspect=config.letterbox,
-        enlarge=config.letterbox_enlarge,
+        resize=eval_resize(config),
         workers=config.num_parallel_workers,
     )
     tables = [np.empty(0, DETECTION)]

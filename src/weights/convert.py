@@ -5,7 +5,7 @@ from pathlib import Path
 import mindspore as ms
 
 from src.atomic import atomic_write
-from src.batch_norm import EPSILON
+from src.batch_norm import EPSILON, epsilon_of
 from src.checkpoint import (
     BACKBONE,
     LoadReport,
@@ -71,7 +71,8 @@ def _write_darknet(config: Config, layers: list[Layer], result: Conversion, out:
     """`.weights`, `.cfg` and, for a whole network, `.names`; only the first layers if there are no more."""
     kept = darknet.first_layers(layers, result.values)
     layout = darknet.own_layout(kept, config.image_mean, config.image_std)
-    darknet.write_weights(out, kept, result.values, layout)
+    values = mindyolo.fold_epsilon(result.values, config.batch_norm_epsilon, EPSILON)  # Darknet's is 0.00001
+    darknet.write_weights(out, kept, values, layout)
     text = darknet.cfg_text(
         kept,
         layout,
@@ -94,17 +95,18 @@ def _read(config: Config, network, layers: list[Layer], source: Path, epsilon: f
     with source.open("rb") as handle:
         start = handle.read(12)
     is_checkpoint = start[:1] == b"\n"  # the tag of the first field of a MindSpore checkpoint
-    usual = EPSILON
+    ours = config.batch_norm_epsilon
+    theirs = EPSILON if epsilon is None else epsilon
     if source.suffix == ".weights" or darknet.looks_like_weights(start):
         result = darknet.read_weights(source, layers, config.image_mean, config.image_std)
     elif source.suffix in (".pt", ".pth") or start[:2] == b"PK" or start[:1] == b"\x80":
         result = torch_state.match_state(source, torch_state.read_state(source), layers)
     elif source.suffix == ".ckpt" or is_checkpoint:
-        result, usual = _read_checkpoint(network, source)
+        result, usual = _read_checkpoint(network, source)  # values are for ours already
+        theirs = ours if epsilon is None else ours + epsilon - usual
     else:
         raise UserError(f"{source}: not weights that are known here; give {_READABLE}")
-    if epsilon is not None:
-        result.values = mindyolo.fold_epsilon(result.values, EPSILON + epsilon - usual)
+    result.values = mindyolo.fold_epsilon(result.values, theirs, ours)
     return result
 
 
@@ -122,7 +124,7 @@ def _read_checkpoint(network, source: Path) -> tuple[Conversion, float]:
         result.notes.append("the backbone alone")
     if report.other:
         result.notes.append(f"{len(report.other)} of other layers left out: {', '.join(report.other[:4])}")
-    return result, mindyolo.MINDYOLO_EPSILON if sources else EPSILON
+    return result, mindyolo.MINDYOLO_EPSILON if sources else epsilon_of(network)
 
 
 def rename_backbone(source: Path, out: Path) -> str:

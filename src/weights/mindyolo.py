@@ -1,7 +1,8 @@
 """MindYOLO's parameter names: which of ours each of them is.
 
-MindYOLO numbers its layers through (`model.model.0.conv.weight`). Its BatchNorm adds 0.001 to the variance where
-ours adds 0.00001; the difference goes into the moving variance, so that the network computes the same.
+MindYOLO numbers its layers through (`model.model.0.conv.weight`). Its BatchNorm adds 0.001 to the variance; what
+ours adds less (0.00099 by default, nothing under its recipe) goes into the moving variance, so that the network
+computes the same.
 """
 
 import re
@@ -61,11 +62,14 @@ def mindyolo_name(name: str) -> str | None:
     return f"model.model.{place}.{kind}.{last}" if place else None
 
 
-def translate(values: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """MindYOLO's parameters under our names, with our epsilon.
+def translate(
+    values: Mapping[str, np.ndarray], epsilon: float = EPSILON
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """MindYOLO's parameters under our names, for a network of ours.
 
     Args:
         values: the parameters of a MindYOLO checkpoint.
+        epsilon: what the network's BatchNorm adds to the variance.
 
     Returns:
         The values by our names, those that are no parameters of YOLOv4 (an optimizer's, for example) as they
@@ -78,16 +82,26 @@ def translate(values: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], 
             translated[name] = value
         else:
             translated[ours], sources[ours] = value, name
-    return fold_epsilon(translated, MINDYOLO_EPSILON), sources
+    return fold_epsilon(translated, MINDYOLO_EPSILON, epsilon), sources
 
 
-def fold_epsilon(values: Mapping[str, np.ndarray], epsilon: float) -> dict[str, np.ndarray]:
-    """Values for our BatchNorm of a network whose BatchNorm adds `epsilon` to the variance."""
-    change = np.float32(epsilon - EPSILON)
-    return {
-        name: value + change if name.endswith(".moving_variance") and change else value
-        for name, value in values.items()
-    }
+def fold_epsilon(values: Mapping[str, np.ndarray], theirs: float, ours: float) -> dict[str, np.ndarray]:
+    """Values for BatchNorm that adds `ours` to the variance, of a network whose BatchNorm adds `theirs`.
+
+    What theirs adds more goes into the moving variance; what it adds less into gamma, as a variance is not negative.
+    """
+    folded = dict(values)
+    if theirs > ours:
+        for name in values:
+            if name.endswith(".moving_variance"):
+                folded[name] = values[name] + np.float32(theirs - ours)
+    elif theirs < ours:
+        for name in values:
+            if name.endswith(".gamma"):
+                variance = values[name.removesuffix("gamma") + "moving_variance"].astype(np.float64)
+                factor = np.sqrt((variance + ours) / (variance + theirs))
+                folded[name] = (values[name] * factor).astype(np.float32)
+    return folded
 
 
 @cache

@@ -312,12 +312,9 @@ def _by_our_names(
         return values
     epsilon = epsilon_of(network)
     values, sources = mindyolo.translate(values, epsilon)
-    folded = (
-        ""
-        if epsilon == mindyolo.MINDYOLO_EPSILON
-        else f", BatchNorm epsilon {mindyolo.MINDYOLO_EPSILON} folded in"
-    )
-    report.notes.append(f"{len(sources)} by MindYOLO's names{folded}")
+    report.notes.append(f"{len(sources)} by MindYOLO's names")
+    if epsilon != mindyolo.MINDYOLO_EPSILON:
+        report.notes.append(f"BatchNorm epsilon {mindyolo.MINDYOLO_EPSILON} folded in")
     if getattr(network, "downsample_padding", "symmetric") != "symmetric":
         report.notes.append("trained with downsample_padding symmetric, this network has same")
     return values

@@ -14,7 +14,6 @@ from src.evaluation.postprocess import postprocess
 from src.evaluation.session import postprocess_options
 from src.letterbox import eval_resize
 from src.train_setup import create_rates
-from src.transforms import ResizeGeometry
 
 ROOT = Path(__file__).parent.parent
 

@@ -316,7 +316,7 @@ def test_the_coco_recipe(name):
     config = load_config([f"--config_path={ROOT / 'configs' / 'yolov4' / name}.yaml"])
     assert create_augment(config) == PerspectiveAugment(
         degrees=0, translate=0.1, scale=0.9, shear=0, perspective=0, hue_gain=0.015, saturation_gain=0.7,
-        value_gain=0.4, flip=0.5, mosaic=1, mixup=0.1,
+        value_gain=0.4, flip=0.5, mosaic=1, mixup=0.1, grey=114,
     )  # fmt: skip
     assert (config.per_batch_size, config.train_shapes, config.eval_input_hw) == (
         16,
@@ -324,6 +324,6 @@ def test_the_coco_recipe(name):
         (608, 608),
     )
     assert (config.max_box, config.ignore_threshold, config.num_classes) == (160, 0.7, 80)
-    assert (config.letterbox, config.letterbox_enlarge) == (True, False)
+    assert (config.letterbox, config.letterbox_style) == (True, "mindyolo")
     assert (config.image_mean, config.image_std) == ([0, 0, 0], [1, 1, 1])  # pixels times 1/255
     assert (config.lr, config.lr_scheduler, config.warmup_epochs) == (0.012, "cosine_annealing", 20)

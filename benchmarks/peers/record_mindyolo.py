@@ -159,11 +159,19 @@ def record_step(folder: Path) -> None:
 
 def schedule(epochs: int, steps: int, warmup: int = 0) -> dict:
     """Its recipe's optimizer section, for so many epochs of so many steps."""
-    return dict(
-        gp_weight_decay=0.0005, group_param="yolov4", start_factor=1.0, end_factor=0.0, lr_init=0.012,
-        warmup_epochs=warmup, min_warmup_step=0, accumulate=1, epochs=epochs, steps_per_epoch=steps,
-        total_batch_size=128,
-    )  # fmt: skip
+    return {
+        "gp_weight_decay": 0.0005,
+        "group_param": "yolov4",
+        "start_factor": 1.0,
+        "end_factor": 0.0,
+        "lr_init": 0.012,
+        "warmup_epochs": warmup,
+        "min_warmup_step": 0,
+        "accumulate": 1,
+        "epochs": epochs,
+        "steps_per_epoch": steps,
+        "total_batch_size": 128,
+    }
 
 
 def record_rates(folder: Path) -> None:
@@ -203,7 +211,7 @@ def record_eval(folder: Path) -> None:
         scales.append((boxed["ori_shape"], boxed["hw_scale"], boxed["hw_pad"]))
 
     predictions = []
-    for number in range(2):
+    for _ in range(2):
         centres = rng.uniform(-4, side + 4, (30, 2)).repeat(9, 0) + rng.normal(0, 2.5, (270, 2))
         sizes = rng.uniform(6, 50, (30, 2)).repeat(9, 0) * np.exp(rng.normal(0, 0.12, (270, 2)))
         odds = rng.uniform(0, 1, (270, 1 + classes)) ** 4

@@ -79,6 +79,10 @@ def check_options(config: Config) -> None:
             (config.file_format != "ONNX", "file_format: end_to_end is for ONNX alone"),
             (not config.keep_detect, "keep_detect: end_to_end needs the decoded boxes; set it to True"),
             (config.batch_size != 1, "batch_size: end_to_end is for one picture a call; set it to 1"),
+            (
+                config.nms_before_clip,
+                "nms_before_clip: end_to_end clips to the input first; set it to False",
+            ),
             (config.multi_label, "multi_label: end_to_end gives each box its best class; set it to False"),
         ):
             if wrong:

@@ -20,7 +20,8 @@ from src.dataset_findings import Findings
 from src.errors import UserError
 from src.image_io import is_picture, read_rgb, read_size
 from src.transforms import letterbox_geometry, stretch_geometry
-from src.yolo_dataset import annotated_box, check_image, read_annotations
+from src.yolo_dataset import annotated_box, check_image
+from src.yolo_labels import annotations_of
 
 LOW_RECALL = 0.8  # share of the boxes that an anchor fits, below which anchors of one's own are advised
 _CHUNK = 1 << 20
@@ -71,8 +72,8 @@ def check_set(
     Raises:
         UserError: the file cannot be read at all (no JSON, not COCO's format, no images).
     """
-    document = read_annotations(ann_file)
     labels = tuple(labels)
+    document = annotations_of(folder, ann_file, labels)
     class_of = _classes(document["categories"], labels, ann_file, findings)
     images, pictures = {}, {}
     names: set = set()

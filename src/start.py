@@ -70,7 +70,13 @@ def _read(path: Path, kind: str = "") -> Start:
 
 def _local(config: Config, option: str) -> Path:
     """The checkpoint that an option names, downloaded if it is an address."""
-    return local_file(config[option], option, config.download_path, (".ckpt",))
+    path = local_file(config[option], option, config.download_path, (".ckpt",))
+    if option == "pretrained_backbone" and not path.is_file():
+        raise UserError(
+            f"{option}: {path} ({config.origins[option]}): no such checkpoint file; make it from the classifier's by "
+            "utils/convert_weight_cspdarknet53.py, or start from random weights by --pretrained_backbone="
+        )
+    return path
 
 
 def _download_for_transfer(config: Config) -> Path:

@@ -16,6 +16,7 @@ from src.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAvera
 from src.transforms import TrainAugment
 from src.yolo import Normalize
 from src.yolo_dataset import load_detection_set, resolve_set
+from src.yolo_labels import annotations_of
 
 
 def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
@@ -30,6 +31,7 @@ def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
         invalid_boxes=config.invalid_boxes,
         bad_annotations=config.bad_annotations,
         wrong_sizes=config.wrong_sizes,
+        document=annotations_of(image_dir, ann_file, config.labels),
     )
     sampler = DistributedSampler(
         len(dataset.records), runtime.rank, runtime.group_size, shuffle=True, seed=config.seed

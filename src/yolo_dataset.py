@@ -76,9 +76,10 @@ def resolve_set(data_dir: str | Path, split: str, ann_file: str | Path = "") -> 
 
     Args:
         data_dir: folder with annotations/{split}.json and {split}/, or annotations/instances_{split}2017.json
-            and {split}2017/.
+            and {split}2017/; the pictures may lie below images/. Where there is no annotation file, MindYOLO's text
+            labels are taken for training: {split}2017.txt or labels/{split}2017/ (`src.yolo_labels`).
         split: train, val or test.
-        ann_file: an annotation file elsewhere; `data_dir` may then be the folder of the pictures itself.
+        ann_file: an annotation file or list elsewhere; `data_dir` may then be the folder of the pictures itself.
 
     Raises:
         UserError: names all that was looked for.
@@ -88,13 +89,30 @@ def resolve_set(data_dir: str | Path, split: str, ann_file: str | Path = "") -> 
     root = Path(data_dir)
     if not root.is_dir():
         raise UserError(f"data_dir: {root} is no folder")
-    folders = [root / name for name in (split, f"{split}2017")]
+    folders = [root / name for name in (split, f"{split}2017", f"images/{split}2017", f"images/{split}")]
     names = (f"{split}.json", f"instances_{split}2017.json", f"image_info_{split}-dev2017.json")
     files = [root / "annotations" / name for name in (names if split == "test" else names[:2])]
+    if str(ann_file) and Path(ann_file).suffix == ".txt" and Path(ann_file).is_file():
+        return Path(ann_file).parent, Path(ann_file)
+    if split == "train" and not str(ann_file) and not any(file.is_file() for file in files):
+        labelled = _text_labels(root, split)
+        if labelled:
+            return labelled
     if str(ann_file):
         files = [Path(ann_file)]
         folders.append(root)
     return _first(folders, Path.is_dir, "folder"), _first(files, Path.is_file, "file")
+
+
+def _text_labels(root: Path, split: str) -> tuple[Path, Path] | None:
+    """Folder of pictures, and the list or folder of text labels of a split; None where there are none."""
+    for name in (f"{split}2017", split):
+        pictures, labels = root / "images" / name, root / "labels" / name
+        if labels.is_dir() and (root / f"{name}.txt").is_file():
+            return root, root / f"{name}.txt"
+        if labels.is_dir() and pictures.is_dir():
+            return pictures, labels
+    return None
 
 
 def _first(candidates: list[Path], exists, kind: str) -> Path:
@@ -114,6 +132,7 @@ def load_detection_set(
     invalid_boxes: str = "drop",
     bad_annotations: str = "refuse",
     wrong_sizes: str = "refuse",
+    document: dict | None = None,
 ) -> DetectionSet:
     """Read an annotation file.
 
@@ -132,12 +151,13 @@ def load_detection_set(
             with no box, and entries of a picture id that was there before.
         wrong_sizes: a picture of another size than annotated: `refuse` it when it is read, or `repair`: look into
             every picture now, take its own size and clip its boxes, whose pixels stay, to it.
+        document: what `ann_file` holds, where it has been read already.
 
     Raises:
         UserError: an unreadable or empty file, a missing key, an unknown category or picture, a duplicate
             id, missing picture files, a size that `repair` cannot repair.
     """
-    document = read_annotations(ann_file)
+    document = read_annotations(ann_file) if document is None else document
     category_ids, class_of = _match_categories(document["categories"], tuple(class_names), ann_file)
     dropped: Counter = Counter()
     forgiving = bad_annotations == "drop"

@@ -15,7 +15,8 @@ from src.anchors import AnchorFit, fit_of, kmeans_anchors, refine_anchors, sorte
 from src.config import load_config
 from src.errors import reports_mistakes
 from src.transforms import letterbox_geometry, stretch_geometry
-from src.yolo_dataset import DetectionSet, load_detection_set, read_annotations, resolve_set
+from src.yolo_dataset import DetectionSet, load_detection_set, resolve_set
+from src.yolo_labels import annotations_of
 
 METHODS = ("kmeans", "genetic")
 
@@ -67,8 +68,11 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(rest)
     input_hw = (args.input, args.input) if args.input else config.eval_input_hw
     image_dir, ann_file = resolve_set(config.data_dir, args.split, config.ann_file)
-    names = [str(entry.get("name")) for entry in read_annotations(ann_file)["categories"]]
-    dataset = load_detection_set(image_dir, ann_file, names, crowd_targets=config.crowd_targets)
+    document = annotations_of(image_dir, ann_file, config.labels)
+    names = [str(entry.get("name")) for entry in document["categories"]]
+    dataset = load_detection_set(
+        image_dir, ann_file, names, crowd_targets=config.crowd_targets, document=document
+    )
     boxes = box_shapes(dataset, input_hw, config.letterbox)
     present = np.array(config.anchor_scales)
     rng = np.random.default_rng(config.seed)

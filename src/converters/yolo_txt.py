@@ -149,8 +149,16 @@ def class_names(src: Path, options: ReadOptions, document: dict, data_file: Path
     """
     if isinstance(options.names, tuple):
         return _checked(list(options.names), "--names")
-    if "names" in document:
-        return _checked(document["names"], f"{data_file}: names")
+    for key, section in (
+        ("names", document),
+        ("data.names", document.get("data")),
+    ):  # MindYOLO's is data.names
+        if isinstance(section, dict) and "names" in section:
+            return _checked(section["names"], f"{data_file}: {key}")
+    if data_file is not None and data_file == options.names:
+        raise UserError(
+            f"{data_file}: has neither `names` nor `data.names`; list the classes there, or give --names=ship,plane"
+        )
     files = (
         [options.names]
         if options.names
@@ -226,7 +234,9 @@ def _split(src: Path, options: ReadOptions, document, data_file, left_out: Count
         places = [named.get(name) or _place(src, name, options) for name in options.split_names]
         if all(places):
             return {
-                split: without_repeats((path for place in found for path in _pictures(place, src)), left_out)
+                split: without_repeats(
+                    (path for place in found for path in listed_pictures(place, src)), left_out
+                )
                 for split, found in zip(SPLITS, places)
             }
         if any(places) or options.split_names != SPLITS:
@@ -282,7 +292,7 @@ def _resolve(word: str, roots: list[Path], where: str) -> Path:
     )
 
 
-def _pictures(place: Path, src: Path) -> list[Path]:
+def listed_pictures(place: Path, src: Path) -> list[Path]:
     """Pictures of a folder, or those a list file names, relative to the list, or to `src`."""
     if place.is_dir():
         return pictures_below(place)

@@ -14,6 +14,7 @@ from mindspore.ops import constexpr
 
 from src.box_overlap import KINDS, box_overlap
 from src.errors import UserError
+from src.pair_loss import PairLoss, box_weight
 from src.targets import TargetAssigner, grid_shapes
 from src.yolo import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
 
@@ -37,6 +38,15 @@ def _cell_tables(input_hw, anchors, scale_x_y):
     table = np.concatenate(columns, 1).astype(np.float32)
     single = [Tensor(row[None, None]) for row in table[:5]]
     return (*single, Tensor(table[5:8][None]), Tensor(table[8:11][None]))
+
+
+@constexpr
+def _first_cells(input_hw, shape):
+    """1 at the first cell of each stride of the first picture's first anchor, else 0, of a shape (N, 3, T)."""
+    mask = np.zeros(shape, np.float32)
+    sizes = [rows * columns for rows, columns in grid_shapes(input_hw)]
+    mask[0, 0, [0, *np.cumsum(sizes)[:-1]]] = 1
+    return Tensor(mask)
 
 
 def cross_entropy(logit, target):
@@ -104,7 +114,7 @@ class YoloLoss(nn.Cell):
     Box: gain * (2 - w h) * (1 - overlap), w and h the object's as shares of the input. Objectness: binary cross
     entropy of cells with an object and of those whose prediction overlaps no object of their stride by
     `ignore_threshold`. Class: binary cross entropy of cells with an object. All summed over cells and divided
-    by the batch.
+    by the batch. The last four arguments make it MindYOLO's.
 
     Args:
         num_classes: number of classes C.
@@ -116,6 +126,11 @@ class YoloLoss(nn.Cell):
         head_gains: of strides 32, 16, 8.
         box_kind: giou as published, diou or ciou (`src.box_overlap`).
         mask_piece: as `piece` of `OverlapsAny`.
+        assignment: cell, or pair: box and class loss of `PairLoss`.
+        box_weight: size or flat, as of `src.pair_loss.box_weight`.
+        ignore_scope: whose overlap lets a prediction be ignored: of the objects of its stride, or of its image.
+        padding_is_object: each batch has an object in the first cell and anchor of each stride of its first picture,
+            where MindYOLO's rows of padding put one. Only its objectness counts.
 
     Inputs:
         raw32, raw16, raw8: outputs of `YoloV4`, (N, 3 * (5 + C), H, W) each.
@@ -141,6 +156,10 @@ class YoloLoss(nn.Cell):
         head_gains: Sequence[float] = (1, 1, 1),
         box_kind: str = "giou",
         mask_piece: int = MASK_PIECE,
+        assignment: str = "cell",
+        box_weight: str = "size",
+        ignore_scope: str = "stride",
+        padding_is_object: bool = False,
     ):
         super().__init__()
         if not 0 < ignore_threshold <= 1:
@@ -152,6 +171,10 @@ class YoloLoss(nn.Cell):
         self.anchors, self.scale_x_y = head_settings(anchors, scale_x_y)
         self.overlaps_any = OverlapsAny(ignore_threshold, mask_piece)
         self.assigner = TargetAssigner(num_classes, anchors, label_smooth, label_smooth_factor)
+        self.by_pair, self.weight_kind = assignment == "pair", box_weight
+        self.over_image, self.padding_is_object = ignore_scope == "image", padding_is_object
+        smooth = (self.assigner.on, self.assigner.off) if label_smooth else (1.0, 0.0)
+        self.pair_loss = PairLoss(num_classes, box_kind, box_weight, *smooth)
         self.gains = Tensor(np.outer(head_gains, gains).astype(np.float32))
 
     def construct(self, raw32, raw16, raw8, boxes):
@@ -172,23 +195,34 @@ class YoloLoss(nn.Cell):
 
         assigned, truth, classes, in_stride = self.assigner(boxes, input_hw)
         assigned, truth = ops.stop_gradient(assigned), ops.stop_gradient(truth)
-        true_x, true_y, true_w, true_h = truth[0], truth[1], truth[2], truth[3]
-        weight = assigned * (2 - true_w * true_h)
-        overlap = box_overlap(self.box_kind, (x, y, w, h), (true_x, true_y, true_w, true_h))
-        box_loss = weight * (1 - overlap)
-
         counted = ops.stop_gradient(self._counted(x, y, w, h, boxes, in_stride, input_hw))
-        objectness = cross_entropy(t_object.squeeze(2), assigned) * ops.maximum(assigned, counted)
-        class_loss = cross_entropy(t_class, ops.stop_gradient(classes)).sum(2) * assigned
-
-        cells = tuple([rows * columns for rows, columns in grid_shapes(input_hw)])
-        sums = ops.stack((box_loss.sum((0, 1)), objectness.sum((0, 1)), class_loss.sum((0, 1))))
-        by_stride = [part.sum(1) for part in ops.split(sums, cells, 1)]
-        parts = ops.stack(by_stride) * self.gains / n
+        occupied = self._with_padding(assigned, input_hw) if self.padding_is_object else assigned
+        objectness = cross_entropy(t_object.squeeze(2), occupied) * ops.maximum(occupied, counted)
+        if self.by_pair:
+            lanes, place, priority, shares, _ = self.assigner.candidates(boxes, input_hw)
+            pairs = (lanes, place, priority, ops.stop_gradient(shares))
+            box_sums, class_sums = self.pair_loss(x, y, w, h, t_class, boxes, *pairs, input_hw)
+        else:
+            true_x, true_y, true_w, true_h = truth[0], truth[1], truth[2], truth[3]
+            weight = assigned * box_weight(self.weight_kind, true_w, true_h, input_hw)
+            overlap = box_overlap(self.box_kind, (x, y, w, h), (true_x, true_y, true_w, true_h))
+            box_sums = self._by_stride(weight * (1 - overlap), input_hw)
+            class_loss = cross_entropy(t_class, ops.stop_gradient(classes)).sum(2) * assigned
+            class_sums = self._by_stride(class_loss, input_hw)
+        parts = ops.stack((box_sums, self._by_stride(objectness, input_hw), class_sums), 1) * self.gains / n
         return parts.sum(), parts
 
+    def _by_stride(self, values, input_hw):
+        """Sums (3,) of (N, 3, T) over the cells of strides 32, 16, 8."""
+        cells = tuple([rows * columns for rows, columns in grid_shapes(input_hw)])
+        return ops.stack([part.sum() for part in ops.split(values.sum((0, 1)), cells, 0)])
+
+    def _with_padding(self, assigned, input_hw):
+        """`assigned` (N, 3, T) with the first picture's first cell and anchor of each stride."""
+        return ops.maximum(assigned, _first_cells(input_hw, assigned.shape))
+
     def _counted(self, x, y, w, h, boxes, in_stride, input_hw):
-        """1 where the prediction overlaps no object of its stride enough to be ignored, (N, 3, T)."""
+        """1 where the prediction overlaps no object of its scope enough to be ignored, (N, 3, T)."""
         x, y, w, h = (ops.stop_gradient(plane) for plane in (x, y, w, h))
         n = x.shape[0]
         x1, y1, x2, y2, _ = ops.split(boxes, 1, 2)
@@ -200,6 +234,9 @@ class YoloLoss(nn.Cell):
                 (y2 - y1) / input_hw[0],
             )
         ).squeeze(-1)
+        if self.over_image:
+            planes = [plane.reshape(n, -1) for plane in (x, y, w, h)]
+            return 1 - self.overlaps_any(*planes, truth).reshape(n, ANCHORS_A_CELL, -1)
         masks, start = [], 0
         for level, (rows, columns) in enumerate(grid_shapes(input_hw)):
             stop = start + rows * columns

@@ -120,10 +120,37 @@ class TargetAssigner(nn.Cell):
     def construct(self, boxes, input_hw):
         batch, max_box, _ = boxes.shape
         cells = sum([height * width for height, width in grid_shapes(input_hw)])
+        lanes, place, priority, shares, first_box = self.candidates(boxes, input_hw)
+        cell = lanes * cells + place
+        winners = largest(priority, cell, batch * ANCHORS_A_CELL * cells)
+        won = ops.logical_and(ops.gather(winners, cell, 0) == priority, priority > 0)
+        in_stride = ops.amax(
+            ops.cast(won, ms.float32).reshape(batch, max_box, len(STRIDES), ANCHORS_A_CELL), -1
+        )
+
+        # Rows of classes of one anchor are apart by `cells`, as rows of cells are.
+        index = (lanes * self.num_classes + ops.cast(boxes[:, :, 4:], ms.int32)) * cells + place
+        classes = self._classes(won if self.label_smooth else priority > 0, index, batch, cells)
+        winners = winners.reshape(batch, ANCHORS_A_CELL, cells)
+        assigned = ops.cast(winners > 0, ms.float32)
+        box = ops.where(winners > max_box, winners - max_box, winners)
+        box = ops.maximum(box - 1, 0) + first_box
+        truth = ops.gather(shares.reshape(4, -1), box, 1) * assigned
+        return assigned, truth, classes, in_stride[:, :, ::-1]
+
+    def candidates(self, boxes, input_hw):
+        """Where each box may be assigned to, at each of the nine anchors of strides 8, 16, 32.
+
+        Returns:
+            int32 (N, max_box, 9) that broadcast: the lane (picture and anchor of a cell, N times 3), the cell in it
+            (of T), and the priority, 0 where the box is not for this anchor; the boxes' centre x, y, width, height as
+            shares of the input (4, N, max_box, 1); the number of each picture's first box (N, 1, 1).
+        """
+        batch, max_box, _ = boxes.shape
         anchor_w, anchor_h, grid_w, grid_h, columns, first_cell, numbers, lanes, first_box, order = (
             _anchor_tables(batch, max_box, input_hw, self.anchors)
         )
-        x1, y1, x2, y2, label = ops.split(boxes, 1, 2)
+        x1, y1, x2, y2, _ = ops.split(boxes, 1, 2)
         width, height = x2 - x1, y2 - y1
         x, y = (x1 + x2) * 0.5 / input_hw[1], (y1 + y2) * 0.5 / input_hw[0]
 
@@ -136,23 +163,8 @@ class TargetAssigner(nn.Cell):
 
         column, row = ops.cast(cell_index(x, grid_w), ms.int32), ops.cast(cell_index(y, grid_h), ms.int32)
         place = first_cell + row * columns + column
-        cell = lanes * cells + place
-        winners = largest(priority, cell, batch * ANCHORS_A_CELL * cells)
-        won = ops.logical_and(ops.gather(winners, cell, 0) == priority, priority > 0)
-        in_stride = ops.amax(
-            ops.cast(won, ms.float32).reshape(batch, max_box, len(STRIDES), ANCHORS_A_CELL), -1
-        )
-
-        # Rows of classes of one anchor are apart by `cells`, as rows of cells are.
-        index = (lanes * self.num_classes + ops.cast(label, ms.int32)) * cells + place
-        classes = self._classes(won if self.label_smooth else priority > 0, index, batch, cells)
-        winners = winners.reshape(batch, ANCHORS_A_CELL, cells)
-        assigned = ops.cast(winners > 0, ms.float32)
-        box = ops.where(winners > max_box, winners - max_box, winners)
-        box = ops.maximum(box - 1, 0) + first_box
-        shares = ops.stack((x, y, width / input_hw[1], height / input_hw[0])).reshape(4, -1)
-        truth = ops.gather(shares, box, 1) * assigned
-        return assigned, truth, classes, in_stride[:, :, ::-1]
+        shares = ops.stack((x, y, width / input_hw[1], height / input_hw[0]))
+        return lanes, place, priority, shares, first_box
 
     def _classes(self, assigned, index, batch, cells):
         """Class targets (N, 3, C, T): `assigned` (N, max_box, 9) says which of the places `index` count."""

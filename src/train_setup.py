@@ -106,9 +106,9 @@ def create_optimizer(config: Config, network: ms.nn.Cell, rates: np.ndarray) -> 
     )
 
 
-def create_forward(config: Config, network: ms.nn.Cell) -> ForwardLoss:
-    """From pictures and boxes to the loss."""
-    loss = YoloLoss(
+def create_loss(config: Config) -> YoloLoss:
+    """The loss that the options describe."""
+    return YoloLoss(
         config.num_classes,
         anchors=config.anchor_scales,
         scale_x_y=config.scale_x_y,
@@ -119,8 +119,16 @@ def create_forward(config: Config, network: ms.nn.Cell) -> ForwardLoss:
         head_gains=config.detect_head_loss_coff,
         box_kind=config.box_loss,
         mask_piece=mask_piece(config),
+        assignment=config.assignment,
+        box_weight=config.box_weight,
+        ignore_scope=config.ignore_scope,
+        padding_is_object=config.padding_is_object,
     )
-    return ForwardLoss(Normalize(config.image_mean, config.image_std), network, loss)
+
+
+def create_forward(config: Config, network: ms.nn.Cell) -> ForwardLoss:
+    """From pictures and boxes to the loss."""
+    return ForwardLoss(Normalize(config.image_mean, config.image_std), network, create_loss(config))
 
 
 def create_train_step(

@@ -13,7 +13,7 @@ from src.config import load_config
 from src.evaluation.postprocess import postprocess
 from src.evaluation.session import postprocess_options
 from src.letterbox import eval_resize
-from src.train_setup import create_rates
+from src.train_setup import create_loss, create_rates
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,6 +54,39 @@ def test_post_processing_gives_the_same_detections(config, fixtures):
         np.testing.assert_array_equal(found.classes, expected[:, 5])
         np.testing.assert_allclose(found.scores, expected[:, 4], rtol=1e-5)
         np.testing.assert_allclose(found.boxes, expected[:, :4], atol=2e-3)
+
+
+def test_loss_and_its_gradients(config, fixtures):
+    golden = np.load(fixtures / "mindyolo_loss.npz")
+    loss = create_loss(config.replace(labels=list("abcd")))
+    raw = [ms.Tensor(golden[f"raw{level}"]) for level in range(3)]
+
+    (total, parts), gradients = ms.value_and_grad(loss, (0, 1, 2), has_aux=True)(
+        *raw, ms.Tensor(golden["boxes"])
+    )
+    np.testing.assert_allclose(total.asnumpy(), golden["loss"], rtol=1e-5)
+    np.testing.assert_allclose(parts.asnumpy().sum(0), golden["parts"], rtol=1e-5)
+    for level, gradient in enumerate(gradients):
+        expected = golden[f"grad{level}"]
+        np.testing.assert_allclose(
+            gradient.asnumpy(), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max()
+        )
+
+
+@pytest.mark.parametrize(
+    ("option", "published"),
+    [
+        ("assignment", "cell"),
+        ("box_weight", "size"),
+        ("ignore_scope", "stride"),
+        ("padding_is_object", False),
+    ],
+)
+def test_each_option_of_the_loss_is_needed(config, fixtures, option, published):
+    golden = np.load(fixtures / "mindyolo_loss.npz")
+    loss = create_loss(config.replace(labels=list("abcd"), **{option: published}))
+    total, _ = loss(*(ms.Tensor(golden[f"raw{level}"]) for level in range(3)), ms.Tensor(golden["boxes"]))
+    assert abs(float(total.asnumpy()) - golden["loss"]) > 1e-4 * golden["loss"]
 
 
 def test_rates_are_those_of_every_step(config, fixtures):

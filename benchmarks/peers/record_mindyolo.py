@@ -79,13 +79,25 @@ def fixed_boxes(classes: int) -> np.ndarray:
     return boxes
 
 
+def lay_over(raw: np.ndarray, box: np.ndarray) -> None:
+    """Let the first anchor of stride 16 predict an object that is assigned to stride 8, and be sure of it."""
+    stride, factor, (anchor_w, anchor_h) = 16, 1.1, ANCHORS[3]
+    centre, sides = (box[:2] + box[2:4]) / 2 / stride, box[2:4] - box[:2]
+    column, row = centre.astype(int)
+    share = (centre - (column, row) + (factor - 1) / 2) / factor
+    values = [*np.log(share / (1 - share)), *np.log(sides / (anchor_w, anchor_h)), 3.0]
+    raw[0, : len(values), row, column] = values
+
+
 def record_loss(folder: Path) -> None:
     """The loss on raw maps, and its gradients."""
     classes = 4
     rng = np.random.default_rng(3)
     shapes = [(2, 3 * (5 + classes), SMALL_HW[0] // s, SMALL_HW[1] // s) for s in (32, 16, 8)]
-    raw = [ms.Tensor(rng.normal(0, 1.0, shape).astype(np.float32)) for shape in shapes]
+    raw = [rng.normal(0, 1.0, shape) for shape in shapes]
     boxes = fixed_boxes(classes)
+    lay_over(raw[1], boxes[0, 3])
+    raw = [ms.Tensor(values.astype(np.float32)) for values in raw]
     heads = nn.CellList([DetectionBlock(scale, ANCHORS, 5 + classes) for scale in "lms"])
     heads.set_train()
     loss = create_loss("YOLOv4Loss", **LOSS, anchors=ANCHORS, nc=classes)

@@ -3,17 +3,22 @@
 The fixtures are written by benchmarks/peers/record_mindyolo.py, by MindYOLO 0.5.0.
 """
 
+import ast
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 import pytest
 
+from src.checkpoint import load_network
 from src.config import load_config
+from src.deploy.network_backend import build_network
 from src.evaluation.postprocess import postprocess
 from src.evaluation.session import postprocess_options
 from src.letterbox import eval_resize
-from src.train_setup import create_loss, create_rates
+from src.train_setup import create_forward, create_loss, create_rates
+from src.weights.mindyolo import our_name
+from tests.golden import golden_values
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,9 +89,41 @@ def test_loss_and_its_gradients(config, fixtures):
 )
 def test_each_option_of_the_loss_is_needed(config, fixtures, option, published):
     golden = np.load(fixtures / "mindyolo_loss.npz")
+    if option != "assignment":  # the other three need no graph, and are faster without
+        ms.set_context(mode=ms.PYNATIVE_MODE)
     loss = create_loss(config.replace(labels=list("abcd"), **{option: published}))
     total, _ = loss(*(ms.Tensor(golden[f"raw{level}"]) for level in range(3)), ms.Tensor(golden["boxes"]))
+    ms.set_context(mode=ms.GRAPH_MODE)
     assert abs(float(total.asnumpy()) - golden["loss"]) > 1e-4 * golden["loss"]
+
+
+@pytest.mark.slow
+def test_a_training_step_of_the_whole_network(config, fixtures):
+    """Loss to 1e-4, gradients of the heads to 1e-3, BatchNorm statistics after the step."""
+    golden = np.load(fixtures / "mindyolo_step.npz")
+    lines = (fixtures / "parameters_mindyolo_coco80.txt").read_text().splitlines()
+    shapes = {name: ast.literal_eval(shape) for name, shape, *_ in (line.split("\t") for line in lines)}
+    network = build_network(config)
+    values = {name: golden_values(name, shape) for name, shape in shapes.items()}
+    load_network(network, "mindyolo.ckpt", values=values)
+    forward = create_forward(config, network).set_train()
+    parameters = {parameter.name: parameter for parameter in network.get_parameters()}
+    expected = {key.removeprefix("grad:"): golden[key] for key in golden if key.startswith("grad:")}
+    assert len(expected) == 6
+    heads = ms.ParameterTuple([parameters[our_name(name)] for name in expected])
+    images, boxes = ms.Tensor(golden["images"]), ms.Tensor(golden["boxes"])
+    (total, parts), gradients = ms.value_and_grad(forward, None, heads, has_aux=True)(images, boxes)
+    np.testing.assert_allclose(total.asnumpy(), golden["loss"], rtol=1e-4)
+    np.testing.assert_allclose(parts.asnumpy().sum(0), golden["parts"], rtol=1e-4)
+    for gradient, wanted in zip(gradients, expected.values()):
+        found = gradient.asnumpy()
+        found = found[:, ::64] if found.ndim == 4 else found
+        np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+    statistics = [key for key in golden if key.startswith("after:")]
+    assert len(statistics) == 6
+    for key in statistics:
+        found = parameters[our_name(key.removeprefix("after:"))].asnumpy()
+        np.testing.assert_allclose(found, golden[key], rtol=1e-4, atol=1e-5)
 
 
 def test_rates_are_those_of_every_step(config, fixtures):

@@ -96,7 +96,7 @@ def record_loss(folder: Path) -> None:
     shapes = [(2, 3 * (5 + classes), SMALL_HW[0] // s, SMALL_HW[1] // s) for s in (32, 16, 8)]
     raw = [rng.normal(0, 1.0, shape) for shape in shapes]
     boxes = fixed_boxes(classes)
-    lay_over(raw[1], boxes[0, 3])
+    lay_over(raw[1], boxes[0, 8])
     raw = [ms.Tensor(values.astype(np.float32)) for values in raw]
     heads = nn.CellList([DetectionBlock(scale, ANCHORS, 5 + classes) for scale in "lms"])
     heads.set_train()

@@ -17,6 +17,7 @@ from src.deploy.network_backend import NETWORK_OPTIONS, build_network
 from src.dota.labels import CLASSES_V1_5
 from src.errors import UserError
 from src.runtime import Runtime
+from src.start import find_start
 from src.trainer import Trainer
 from tests.file_server import Behaviour, file_server
 from tests.tiny import OPTIONS, tiny_config, write_tiles
@@ -251,3 +252,13 @@ def test_a_transfer_without_a_network_says_what_to_do(tiles, tmp_path, monkeypat
     ) as caught:
         Trainer(tiny_config(tiles, tmp_path, *words, f"--download_path={tmp_path / 'kept'}"), Runtime())
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_whose_backbone_is_missing_says_what_to_do(monkeypatch, tmp_path):
+    recipe = ROOT / "configs" / "yolov4" / "yolov4.yaml"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"pretrained_backbone: yolov4_backbone\.ckpt \(.*yolov4\.yaml\): no such"
+    ):
+        find_start(load_config([f"--config={recipe}"]))
+    assert find_start(load_config([f"--config={recipe}", "--pretrained_backbone="])) is None

@@ -1,4 +1,6 @@
-"""Export a checkpoint as MINDIR, ONNX or AIR, with the settings that a client needs beside it."""
+"""Export a checkpoint as MINDIR, ONNX, OM or AIR, with the settings that a client needs beside it."""
+
+from pathlib import Path
 
 from src.runtime import prepare_environment
 
@@ -14,6 +16,11 @@ def main(config: Config) -> int:
     from src.modelarts import modelarts_session
     from src.runtime import setup_runtime
 
+    if config.check_ascend:
+        from src.deploy.ascend_operators import report_operators
+
+        setup_logger(None, 0)
+        return int(report_operators(Path(config.check_ascend)))
     with modelarts_session(config) as config:
         setup_runtime(runtime_options(config))
         setup_logger(None, 0)

@@ -25,7 +25,7 @@ from src.errors import UserError, one_line
 from src.host_lock import host_lock
 from src.logger import get_logger, progress_bar
 
-ENDINGS = (".ckpt", ".mindir", ".onnx")  # none of them is read by unpickling
+ENDINGS = (".ckpt", ".mindir", ".onnx", ".om")  # none of them is read by unpickling
 WAITS = (1.0, 4.0)  # seconds before the second and the third attempt without progress
 TIMEOUT = 30.0  # seconds without an answer or a byte
 _BLOCK = 1 << 20

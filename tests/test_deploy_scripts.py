@@ -69,6 +69,22 @@ def test_run_infer_310_as_published(deployed, tmp_path, device):
         assert ap_lines(by_checkpoint.stdout) == ap_lines(done.stdout)
 
 
+def test_run_infer_310_runs_on_the_card_that_it_is_given(deployed, tmp_path):
+    """The third word reaches MindSpore Lite, here one that says what it was asked and stops."""
+    (tmp_path / "mindspore_lite.py").write_text(
+        "class ModelType:\n    MINDIR = 0\n\n"
+        "class Context:\n    class ascend:\n        pass\n\n"
+        "class Model:\n    def build_from_file(self, path, kind, context):\n"
+        "        raise RuntimeError(f'{context.target} {context.ascend.device_id} {context.ascend.precision_mode}')\n"
+    )
+    done = run(
+        "bash", ROOT / "scripts" / "run_infer_310.sh", deployed / "tiny.mindir", deployed / "tiles" / "val", "3",
+        deployed / "tiles" / "annotations" / "val.json",
+        cwd=tmp_path, PYTHON=sys.executable, PYTHONPATH=str(tmp_path), DEVICE_TARGET="Ascend",
+    )  # fmt: skip
+    assert done.returncode != 0 and "cannot build it (['ascend'] 3 preferred_fp32)" in done.stdout
+
+
 def test_wrong_arguments_of_run_infer_310(deployed, tmp_path):
     script = ROOT / "scripts" / "run_infer_310.sh"
     model, data = deployed / "tiny.mindir", deployed / "tiles"

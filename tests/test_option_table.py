@@ -31,6 +31,7 @@ IN_VAIN = {
 # In the table and not read in the runs of this test, and where it acts.
 EXPORTED = {
     "mindir_runtime": "a .mindir",
+    "lite_precision": "an exported model on Ascend",
     "batch_size": "an exported model without settings",
     "per_batch_size": "src.config: the value of eval_batch_size where that is 0",
 }
@@ -44,7 +45,7 @@ ELSEWHERE = {
     "test": EXPORTED
     | {"ann_val_file": "no test set", "label_dir": "tiles of scenes", "merge": "tiles of scenes"},
     "export": {},
-    "inference": {"mindir_runtime": "a .mindir"},
+    "inference": {key: EXPORTED[key] for key in ("mindir_runtime", "lite_precision")},
 }
 
 
@@ -131,8 +132,10 @@ def read(tmp_path_factory) -> dict[str, set[str]]:
         "export",
         f"--pretrained={checkpoint}",
         f"--file_name={root / 'net'}",
-        "--file_format=ONNX",
+        "--file_format=OM",
+        "--soc_version=Ascend310P3",
         "--end_to_end=1",
+        "--end_to_end_form=static",
     )
     model = [f"--pretrained={checkpoint}", f"--img_path={root / 'in'}"]
     found["inference"] = run("inference", *model)

@@ -1,12 +1,10 @@
-"""One interface for a trained network in any form: `.ckpt`, `.mindir` or `.onnx`, chosen by the file's ending.
+"""One interface for a trained network in any form, chosen by the file's ending.
 
 `open_model` gives a backend whose `predict` turns uint8 pictures into decoded maps, whatever runs it, and the
 options with what the file itself knows (classes, anchors, input size, normalisation) laid over them. MindSpore
-is imported only where it runs the network: `.onnx`, and `.mindir` under MindSpore Lite, do without.
+is imported only where it runs the network: `.onnx`, `.om`, and `.mindir` under MindSpore Lite, do without.
 """
 
-import importlib.util
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -14,13 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from src.config import Config
-from src.deploy.settings import DETECTIONS, ModelSettings, read_settings
-from src.download import ending_of, local_file
+from src.deploy.runtimes import Run, open_mindir, open_om, open_onnx, uses_lite
+from src.deploy.settings import DETECTIONS, UINT8_NHWC, ModelSettings, read_settings
+from src.download import ENDINGS, ending_of, local_file
 from src.errors import UserError, first_line
-from src.runtime import device_id
-
-ENDINGS = (".ckpt", ".mindir", ".onnx")
-ONNX_METADATA = "yolov4_settings"
 
 
 class Backend(Protocol):
@@ -52,10 +47,11 @@ def open_model(config: Config) -> tuple[Backend, Config]:
         network, config = load_trained(config, config.pretrained)
         return NetworkBackend(network, config), config
     if ending == ".onnx":
-        run, settings = _open_onnx(path)
+        run, text = open_onnx(path, config)
+        settings = ModelSettings.from_yaml(text, path) if text else read_settings(path)
     else:
         settings = read_settings(path)
-        run = _open_mindir(path, config, settings)
+        run = open_om(path, config) if ending == ".om" else open_mindir(path, config)
     if settings is None:
         settings = replace(ModelSettings.from_config(config), batch_size=config.batch_size)
     return ExportedModel(path, run, settings), settings.laid_over(config)
@@ -64,7 +60,7 @@ def open_model(config: Config) -> tuple[Backend, Config]:
 def runs_without_mindspore(config: Config) -> bool:
     """Whether `pretrained` is a file that another runtime than MindSpore runs."""
     ending = ending_of(config.pretrained)
-    return ending == ".onnx" or (ending == ".mindir" and _uses_lite(config))
+    return ending in (".onnx", ".om") or (ending == ".mindir" and uses_lite(config))
 
 
 class ExportedModel:
@@ -72,11 +68,11 @@ class ExportedModel:
 
     Args:
         path: the file, for errors.
-        run: (B, 3, H, W) to its outputs.
+        run: its input of B pictures to its outputs.
         settings: what the file takes and gives.
     """
 
-    def __init__(self, path: Path, run: Callable[[np.ndarray], list[np.ndarray]], settings: ModelSettings):
+    def __init__(self, path: Path, run: Run, settings: ModelSettings):
         self.path, self.run, self.settings = path, run, settings
         self._mean = np.array(settings.image_mean, np.float32).reshape(3, 1, 1) * 255
         self._factor = 1 / (np.array(settings.image_std, np.float32).reshape(3, 1, 1) * 255)
@@ -96,6 +92,8 @@ class ExportedModel:
     def _maps(self, batch: np.ndarray) -> list[np.ndarray]:
         if self.settings.input_type == "float32":
             batch = (batch.astype(np.float32) - self._mean) * self._factor
+        elif self.settings.input_type == UINT8_NHWC:
+            batch = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
         try:
             outputs = self.run(batch)
         except Exception as error:  # each runtime has its own kinds
@@ -105,7 +103,10 @@ class ExportedModel:
                 "--testing_shape and --batch_size that it was exported with"
             ) from error
         if self.settings.outputs == DETECTIONS:
-            return [detections_as_map(outputs[0], self.settings)]
+            found = outputs[0]
+            if len(outputs) == 2:  # of a fixed length; the second output counts the true rows
+                found = found[: int(outputs[1].reshape(-1)[0])]
+            return [detections_as_map(found, self.settings)]
         if len(outputs) != 3:
             raise UserError(f"{self.path}: {len(outputs)} outputs; a YOLOv4 export has 3")
         decoded = outputs[0].ndim == 5
@@ -151,78 +152,3 @@ def detections_as_map(found: np.ndarray, settings: ModelSettings) -> np.ndarray:
     rows[:, 4] = 1
     rows[np.arange(len(found)), 5 + found[:, 5].astype(int)] = found[:, 4]
     return out
-
-
-def _open_onnx(path: Path) -> tuple[Callable, ModelSettings | None]:
-    """ONNX Runtime on a file, and its settings."""
-    runtime = _import("onnxruntime", "pip install onnxruntime")
-    try:
-        session = runtime.InferenceSession(str(path), providers=runtime.get_available_providers())
-    except Exception as error:  # ONNX Runtime's own kinds, by what is damaged
-        raise UserError(
-            f"{path}: not a readable ONNX model ({first_line(error)}); export it again"
-        ) from error
-    try:
-        text = session.get_modelmeta().custom_metadata_map.get(ONNX_METADATA)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: not a readable ONNX model (its metadata is no text); export it again"
-        ) from error
-    settings = ModelSettings.from_yaml(text, path) if text else read_settings(path)
-    name = session.get_inputs()[0].name
-    return lambda batch: session.run(None, {name: batch}), settings
-
-
-def _uses_lite(config: Config) -> bool:
-    installed = importlib.util.find_spec("mindspore_lite") is not None
-    if config.mindir_runtime == "lite" and not installed:
-        raise UserError(
-            "mindir_runtime: lite is set and mindspore_lite is not installed; install it, or mindir_runtime=mindspore"
-        )
-    return config.mindir_runtime != "mindspore" and installed
-
-
-def _open_mindir(path: Path, config: Config, settings: ModelSettings | None) -> Callable:
-    if _uses_lite(config):
-        return _open_lite(path, config)
-    import mindspore as ms
-    from mindspore import nn
-
-    try:
-        cell = nn.GraphCell(ms.load(str(path)))
-    except Exception as error:  # RuntimeError, ValueError, UnicodeDecodeError: by what is damaged
-        raise UserError(f"{path}: not a readable MINDIR ({first_line(error)}); export it again") from error
-
-    def run(batch: np.ndarray) -> list[np.ndarray]:
-        outputs = cell(ms.Tensor(batch))
-        outputs = outputs if isinstance(outputs, tuple | list) else (outputs,)
-        return [output.asnumpy() for output in outputs]
-
-    return run
-
-
-def _open_lite(path: Path, config: Config) -> Callable:
-    """MindSpore Lite on a MINDIR: Ascend 310, or the CPU (written from its documentation)."""
-    lite = _import("mindspore_lite", "see mindspore.cn/lite")
-    context = lite.Context()
-    context.target = ["ascend" if config.device_target == "Ascend" else "cpu"]
-    if config.device_target == "Ascend":
-        context.ascend.device_id = device_id(config)
-    model = lite.Model()
-    try:
-        model.build_from_file(str(path), lite.ModelType.MINDIR, context)
-    except Exception as error:
-        raise UserError(f"{path}: MindSpore Lite cannot build it ({first_line(error)})") from error
-
-    def run(batch: np.ndarray) -> list[np.ndarray]:
-        inputs = model.get_inputs()
-        inputs[0].set_data_from_numpy(np.ascontiguousarray(batch))
-        return [output.get_data_to_numpy() for output in model.predict(inputs)]
-
-    return run
-
-
-def _import(name: str, remedy: str):
-    if importlib.util.find_spec(name) is None:
-        raise UserError(f"{name} is not installed; {remedy}")
-    return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""A checkpoint as MINDIR, AIR or ONNX, with the settings that a client needs."""
+"""A checkpoint as MINDIR, AIR, ONNX or OM, with the settings that a client needs."""
 
 import contextlib
 import shutil
@@ -13,10 +13,21 @@ from mindspore import Tensor, nn, ops
 
 from src.config import Config
 from src.cspdarknet53 import ComposedMish, Mish
-from src.deploy.backends import ONNX_METADATA
+from src.deploy.ascend_card import card_of
+from src.deploy.ascend_operators import report_operators
 from src.deploy.fold import fold_batch_norm
 from src.deploy.network_backend import load_trained
-from src.deploy.settings import DECODED, DETECTIONS, RAW, ModelSettings, write_settings
+from src.deploy.offline_model import compile_model
+from src.deploy.runtimes import ONNX_METADATA
+from src.deploy.settings import (
+    DECODED,
+    DETECTIONS,
+    RAW,
+    UINT8_NHWC,
+    ModelSettings,
+    read_settings,
+    write_settings,
+)
 from src.download import local_file
 from src.errors import UserError, one_line
 from src.logger import get_logger
@@ -31,14 +42,16 @@ class ComposedSilu(nn.Cell):
 
 
 # What MindSpore's ONNX exporter does not know, and the same of kernels that it does.
-_COMPOSED = {Mish: ComposedMish, nn.SiLU: ComposedSilu}
+_FOR_ONNX = {Mish: ComposedMish, nn.SiLU: ComposedSilu}
+# Ascend's Mish is right for large inputs; the guard would be an operator that older versions of Lite do not know.
+_FOR_ASCEND = {Mish: nn.Mish}
 
 
-def compose_activations(network: nn.Cell) -> None:
-    """Replace the activations that MindSpore's ONNX exporter does not know, in place."""
+def replace_activations(network: nn.Cell, kinds: dict[type, type]) -> None:
+    """Replace the network's activations of some kinds by others, in place."""
     for _, cell in network.cells_and_names():
-        if isinstance(cell, nn.SequentialCell) and type(cell[-1]) in _COMPOSED:
-            cell[-1] = _COMPOSED[type(cell[-1])]()
+        if isinstance(cell, nn.SequentialCell) and type(cell[-1]) in kinds:
+            cell[-1] = kinds[type(cell[-1])]()
 
 
 class ExportedNetwork(nn.Cell):
@@ -70,13 +83,19 @@ def check_options(config: Config) -> None:
     if config.file_format == "AIR" and config.device_target != "Ascend":
         raise UserError(
             f"file_format: AIR is written on Ascend alone, device_target is {config.device_target}; "
-            "choose MINDIR or ONNX"
+            "choose MINDIR, ONNX or OM"
         )
     if config.file_format == "AIR" and config.jit_level not in ("", "O2"):
         raise UserError(f"jit_level: AIR is written at O2 alone, not at {config.jit_level}; leave it empty")
+    if config.file_format == "OM":
+        card_of(config.soc_version)
     if config.end_to_end:
         for wrong, reason in (
-            (config.file_format != "ONNX", "file_format: end_to_end is for ONNX alone"),
+            (config.file_format not in ("ONNX", "OM"), "file_format: end_to_end is for ONNX and OM alone"),
+            (
+                config.file_format == "OM" and config.end_to_end_form != "static",
+                "end_to_end_form: an OM takes fixed shapes alone; set it to static",
+            ),
             (not config.keep_detect, "keep_detect: end_to_end needs the decoded boxes; set it to True"),
             (config.batch_size != 1, "batch_size: end_to_end is for one picture a call; set it to 1"),
             (
@@ -87,7 +106,7 @@ def check_options(config: Config) -> None:
         ):
             if wrong:
                 raise UserError(reason)
-    if config.file_format == "ONNX":
+    if config.file_format in ("ONNX", "OM"):
         _need_onnx()
 
 
@@ -105,6 +124,8 @@ def export_settings(config: Config) -> ModelSettings:
 def export_model(config: Config) -> Path:
     """Write `ckpt_file` (or `pretrained`) as `file_name` in `file_format`; returns the file.
 
+    For an OM that is the ONNX where CANN's compiler is not installed.
+
     Raises:
         UserError: no checkpoint or one that does not fit, AIR without Ascend, a full disk.
     """
@@ -113,13 +134,18 @@ def export_model(config: Config) -> Path:
         raise UserError("ckpt_file: not set; give the checkpoint, --ckpt_file=FILE")
     check_options(config)
     target = _target(config)
+    if config.file_format == "OM":
+        return _export_offline_model(config, target)
     source = str(local_file(source, "ckpt_file", config.download_path, (".ckpt",)))
     network, config = load_trained(config, source)
     settings = export_settings(config)
     if config.fold_batch_norm:
         get_logger().info("%d BatchNorms folded into their convolutions", fold_batch_norm(network))
+    device = config.device_target if config.export_for == "auto" else config.export_for
     if config.file_format == "ONNX":
-        compose_activations(network)
+        replace_activations(network, _FOR_ONNX)
+    elif device == "Ascend":
+        replace_activations(network, _FOR_ASCEND)
     cell = ExportedNetwork(
         network,
         YoloDecoder(config.anchor_scales, config.scale_x_y) if config.keep_detect else None,
@@ -133,6 +159,25 @@ def export_model(config: Config) -> Path:
         if config.file_format == "ONNX":
             _complete_onnx(temporary, config, settings)
         write_settings(target, settings)
+    get_logger().info("exported %s: input %s", target, _described(settings))
+    return target
+
+
+def _export_offline_model(config: Config, target: Path) -> Path:
+    """The ONNX that an OM is made of, beside it, and the OM where CANN's compiler is installed.
+
+    Pixels as they are enter an OM by AIPP, a part of the card that normalises them, so the ONNX has float32 input.
+    """
+    onnx = export_model(
+        config.replace(file_format="ONNX", file_name=str(target.with_suffix(".onnx")), export_input="float32")
+    )
+    settings = read_settings(onnx)
+    if config.export_input == "uint8":
+        settings = replace(settings, input_type=UINT8_NHWC)
+    report_operators(onnx, card_of(config.soc_version))
+    write_settings(target, settings)
+    if not compile_model(onnx, target, settings, config.soc_version, config.lite_precision):
+        return onnx
     get_logger().info("exported %s: input %s", target, _described(settings))
     return target
 
@@ -166,7 +211,7 @@ def _whole_file(target: Path) -> Iterator[Path]:
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         remedy = "free disk space there, or choose another file_name or file_format"
         if target.suffix == ".air":
-            remedy = "AIR is deprecated and written by CANN's GE alone: check CANN, or choose MINDIR or ONNX"
+            remedy = "AIR is deprecated and written by CANN's GE alone: check CANN, or choose MINDIR, ONNX or OM"
         raise UserError(f"{target}: the export failed ({one_line(error)}); {remedy}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -183,13 +228,19 @@ def _complete_onnx(path: Path, config: Config, settings: ModelSettings) -> None:
     """Add post-processing, if asked for, names and metadata to MindSpore's ONNX file."""
     import onnx
 
-    from src.deploy.onnx_graph import add_postprocessing, name_ends
+    from src.deploy.onnx_graph import name_ends, one_opset, write_interpolation
+    from src.deploy.onnx_postprocess import add_postprocessing
     from src.evaluation.session import postprocess_options
 
     model = onnx.load(str(path))
+    write_interpolation(model)
+    one_opset(model)
     if settings.outputs == DETECTIONS:
-        model = add_postprocessing(model, postprocess_options(config), settings, config.export_top_k)
-        name_ends(model, "images", ["detections"])
+        static = config.end_to_end_form == "static"
+        model = add_postprocessing(
+            model, postprocess_options(config), settings, config.export_top_k, static=static
+        )
+        name_ends(model, "images", ["detections", *(["count"] if static else [])])
     else:
         name_ends(model, "images", [f"{settings.outputs}_stride{stride}" for stride in (32, 16, 8)])
     onnx.helper.set_model_props(model, {ONNX_METADATA: settings.to_yaml()})

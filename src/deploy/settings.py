@@ -16,6 +16,7 @@ from src.errors import UserError, shown
 from src.yaml_text import load_yaml
 
 RAW, DECODED, DETECTIONS = "raw", "decoded", "detections"
+UINT8_NHWC = "uint8_nhwc"
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,11 @@ class ModelSettings:
         input_hw: (height, width) of the input in pixels.
         batch_size: pictures a call; 0: any.
         image_mean, image_std: of RGB in 0..1, that a client normalises by where `input_type` is float32.
-        input_type: float32, normalised, or uint8: pixels as they are; (N, 3, H, W) RGB.
+        input_type: float32, normalised, or uint8, pixels as they are, (N, 3, H, W) RGB both; or uint8_nhwc,
+            pixels as they are, (N, H, W, 3) RGB.
         outputs: `raw` maps (N, 3 (5 + C), H, W), `decoded` maps (N, H, W, 3, 5 + C) with boxes x y w h as
             shares of the input, both for strides 32, 16, 8; or `detections` (n, 6) x1 y1 x2 y2 in input
-            pixels, score, class.
+            pixels, score, class; where a second output counts them, rows past the count are zero.
         letterbox: pictures keep their aspect ratio, with grey borders, instead of being stretched.
         letterbox_enlarge: under `letterbox`, pictures smaller than the input are enlarged to fill it.
         letterbox_style: exact or mindyolo (`src.letterbox`).
@@ -117,7 +119,7 @@ class ModelSettings:
                 batch_size=int(document["batch_size"]),
                 image_mean=tuple(map(float, document["image_mean"])),
                 image_std=tuple(map(float, document["image_std"])),
-                input_type=_one_of(document["input_type"], ("float32", "uint8")),
+                input_type=_one_of(document["input_type"], ("float32", "uint8", UINT8_NHWC)),
                 outputs=_one_of(document["outputs"], (RAW, DECODED, DETECTIONS)),
                 letterbox=bool(document["letterbox"]),
                 letterbox_enlarge=bool(document["letterbox_enlarge"]),
@@ -156,6 +158,12 @@ class ModelSettings:
         }
         if not config.tile_size:
             fixed["tile_size"] = self.tile_size
+        if (
+            self.outputs == DETECTIONS
+        ):  # suppressed inside the file; a threshold that was set suppresses again
+            fixed.update(
+                {key: 1.0 for key in ("nms_thresh", "test_nms_thresh") if config.origins[key] == "default"}
+            )
         if self.batch_size:  # or batches would be filled up with repeats
             fixed.update(batch_size=self.batch_size, eval_batch_size=self.batch_size)
         return overlay(config, fixed, "the model's settings")

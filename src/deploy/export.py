@@ -211,7 +211,9 @@ def _whole_file(target: Path) -> Iterator[Path]:
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         remedy = "free disk space there, or choose another file_name or file_format"
         if target.suffix == ".air":
-            remedy = "AIR is deprecated and written by CANN's GE alone: check CANN, or choose MINDIR, ONNX or OM"
+            remedy = (
+                "AIR is deprecated and written by CANN's GE alone: check CANN, or choose MINDIR, ONNX or OM"
+            )
         raise UserError(f"{target}: the export failed ({one_line(error)}); {remedy}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

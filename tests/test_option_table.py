@@ -18,14 +18,17 @@ PROGRAMS = ("train", "eval", "test", "export", "inference")
 PROPERTIES = {"num_classes", "eval_input_hw", "train_shapes"}
 
 # Read by a program that the table does not name it for, and why it has no effect there.
-BUILT_IN = dict.fromkeys(("drop_block", "drop_block_size"), "built into every network, acts in training mode")
+BUILT_IN = dict.fromkeys(
+    ("drop_block", "drop_block_size", "batch_norm_momentum"),
+    "built into every network, acts in training mode",
+)
 COPIED = {"tile_size": "copied into the settings of the model, which eval.py and test.py do not cut by"}
 ALONE = {"is_distributed": "the program sets it to False before it is read"}
 IN_VAIN = {
     "train": {},
     "eval": BUILT_IN | COPIED,
     "test": BUILT_IN | COPIED,
-    "export": BUILT_IN | ALONE,
+    "export": BUILT_IN | ALONE | {"max_candidates": "read with the thresholds; export_top_k is in the file"},
     "inference": BUILT_IN | ALONE,
 }
 # In the table and not read in the runs of this test, and where it acts.

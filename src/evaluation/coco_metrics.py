@@ -45,7 +45,8 @@ _LINES = (
 class ClassResult:
     """One class: AP over IoU 0.5..0.95, AP at 0.5, AR (each -1 without ground truth) and the best F1 at IoU 0.5.
 
-    curve: precision at IoU 0.5 at the recalls 0, 0.01, ... 1, whose mean is ap50.
+    curve: precision at IoU 0.5 at the recalls 0, 0.01, ... 1, whose mean is ap50. recall50: recall at IoU 0.5 of at
+    most 100 detections a picture. detections: of the class, whatever their score.
     """
 
     name: str
@@ -55,7 +56,11 @@ class ClassResult:
     recall: float
     best_f1: float
     best_threshold: float
+    best_precision: float = 0.0
+    best_recall: float = 0.0
     curve: tuple[float, ...] = ()
+    recall50: float = -1.0
+    detections: int = 0
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,8 @@ def evaluate_coco(
                 of_class[1],
                 *best_f1(matches),
                 tuple(curve.tolist()) if matches.objects["all"] else (),
+                float(recall["all", 100][-1][0]),
+                len(rows),
             )
         )
     stats = tuple(_statistic(precision, recall, *line) for line in _LINES)

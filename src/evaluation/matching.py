@@ -174,15 +174,19 @@ def precision_and_recall(matches: Matches, area: str, max_detections: int) -> tu
     return precision, recall
 
 
-def best_f1(matches: Matches) -> tuple[float, float]:
-    """Largest F1 at IoU 0.5 over all score thresholds, and that threshold; zeros where nothing is right."""
+def best_f1(matches: Matches) -> tuple[float, float, float, float]:
+    """Largest F1 at IoU 0.5 over all score thresholds, that threshold, and precision and recall at it.
+
+    Zeros where nothing is right.
+    """
     counted = matches.outcome["all"][0] != IGNORED
     scores, right = matches.scores[counted], matches.outcome["all"][0][counted] == RIGHT
     if not right.any():
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0, 0.0
     order = np.argsort(-scores, kind="stable")
-    scores = scores[order]
-    f1 = 2 * np.cumsum(right[order]) / (np.arange(1, len(order) + 1) + matches.objects["all"])
+    scores, right = scores[order], np.cumsum(right[order])
+    f1 = 2 * right / (np.arange(1, len(order) + 1) + matches.objects["all"])
     f1[:-1][scores[:-1] == scores[1:]] = 0  # a threshold cannot part equal scores
     best = int(f1.argmax())
-    return float(f1[best]), float(scores[best])
+    precision, recall = right[best] / (best + 1), right[best] / matches.objects["all"]
+    return float(f1[best]), float(scores[best]), float(precision), float(recall)

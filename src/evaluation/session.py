@@ -13,10 +13,11 @@ from src.data_loader import EvalLoader
 from src.deploy.backends import Backend, open_model
 from src.distributed_sampler import shard_indices
 from src.errors import UserError
-from src.evaluation.analysis import FALLBACK_SCORE, pair_pictures, score_thresholds
+from src.evaluation.analysis import FALLBACK_SCORE, PictureResult, pair_pictures, score_thresholds
 from src.evaluation.coco_metrics import CocoResult, evaluate_coco
 from src.evaluation.detections import DETECTION, detect_set, to_table, write_coco_json
 from src.evaluation.postprocess import PostprocessOptions
+from src.evaluation.recommendation import write_recommendation
 from src.evaluation.visualize import draw_boxes, side_by_side
 from src.image_io import read_rgb, write_image
 from src.letterbox import eval_resize
@@ -177,7 +178,10 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
         report.write([])
         logger.info("report: %s", report.path)
     if runtime.is_master and (config.result_view or config.recommend_threshold):
-        write_pictures(evaluation, dataset, folder / "pictures", config.recommend_threshold)
+        drawn = write_pictures(evaluation, dataset, folder / "pictures", config.recommend_threshold)
+        if config.recommend_threshold:
+            write_recommendation(folder / "recommend_result", evaluation.result, drawn)
+            logger.info("recommended scores and sorted pictures: %s", folder / "recommend_result")
     logger.info("testing cost time %.2fh", (time.perf_counter() - started) / 3600)
     return 0
 
@@ -187,8 +191,10 @@ def log_scores(evaluation: Evaluation) -> None:
     get_logger().info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
 
 
-def write_pictures(evaluation: Evaluation, dataset: DetectionSet, folder: Path, recommended: bool) -> None:
-    """Ground truth beside detections for every picture of the set.
+def write_pictures(
+    evaluation: Evaluation, dataset: DetectionSet, folder: Path, recommended: bool
+) -> list[tuple[PictureResult, Path]]:
+    """Ground truth beside detections for every picture of the set; each with the file it was drawn to.
 
     Args:
         evaluation: the detections and their metrics.
@@ -200,12 +206,15 @@ def write_pictures(evaluation: Evaluation, dataset: DetectionSet, folder: Path, 
     if recommended:
         thresholds = score_thresholds(evaluation.result)
     folder.mkdir(parents=True, exist_ok=True)
-    names = dataset.class_names
+    names, drawn = dataset.class_names, []
     for picture in pair_pictures(dataset, evaluation.table, thresholds):
         record = picture.record
         image = read_rgb(record.path)
         truth = draw_boxes(image, record.boxes, record.classes, names)
         found = draw_boxes(image, picture.boxes, picture.classes, names, picture.scores)
         titles = (f"ground truth: {len(record.boxes)}", f"detections: {len(picture.boxes)}")
-        write_image(folder / f"{record.path.stem}.jpg", side_by_side(truth, found, titles))
+        target = folder / f"{record.path.stem}.jpg"
+        write_image(target, side_by_side(truth, found, titles))
+        drawn.append((picture, target))
     get_logger().info("pictures of the detections: %s", folder)
+    return drawn

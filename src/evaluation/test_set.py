@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from src.atomic import write_json
+from src.coco_classes import category_ids
 from src.config import Config
 from src.deploy.backends import open_model
 from src.deploy.merge import MergeOptions
 from src.dota.submission import is_tiled, merge_scenes, score_scenes, write_submission
-from src.errors import UserError
+from src.errors import UserError, shown
 from src.evaluation.session import (
     detect_in_set,
     evaluate_set,
@@ -24,16 +25,19 @@ from src.logger import get_logger
 from src.runtime import Runtime
 from src.yolo_dataset import DetectionSet, ImageRecord, load_detection_set, resolve_set
 
+TEST_LIST = "testdev2017.txt"  # COCO's test-dev is a part of its test set
+
 
 def load_test_set(config: Config) -> tuple[DetectionSet, bool]:
     """The test set of the options, and whether its picture ids come from an annotation file.
 
-    Without an annotation file every picture of data_dir/test (or test2017) is taken: its id is its name
-    where all names are numbers, as COCO's are, and otherwise counts from 1; classes get the ids 1, 2, ...
+    Without an annotation file every picture of data_dir/test (or test2017) is taken, or those of testdev2017.txt
+    where that lies beside it: the id is the name where all names are numbers, as COCO's are, and otherwise counts
+    from 1; COCO's 80 classes have COCO's ids, others 1, 2, ...
     Where there is no test set at all it is the validation set, as users of MindYOLO know test.py.
 
     Raises:
-        UserError: neither an annotation file nor a folder of pictures.
+        UserError: neither an annotation file nor a folder of pictures, or a list that names pictures not there.
     """
     root = Path(config.data_dir)
     folders = [root / name for name in ("test", "test2017") if config.data_dir and (root / name).is_dir()]
@@ -56,6 +60,9 @@ def _from_folder(image_dir: Path, class_names: tuple[str, ...]) -> DetectionSet:
     paths = sorted(path for path in image_dir.rglob("*") if is_picture(path))
     if not paths:
         raise UserError(f"data_dir: no pictures ({', '.join(PICTURE_SUFFIXES)}) in {image_dir}")
+    listed = image_dir.parent / TEST_LIST
+    if listed.is_file():
+        paths = _chosen(paths, listed, image_dir)
     numbered = all(path.stem.isdecimal() for path in paths) and len(
         {int(path.stem) for path in paths}
     ) == len(paths)
@@ -64,7 +71,26 @@ def _from_folder(image_dir: Path, class_names: tuple[str, ...]) -> DetectionSet:
         width, height = read_size(path)
         image_id = int(path.stem) if numbered else number
         records.append(ImageRecord.unlabelled(image_id, path, width, height))
-    return DetectionSet(records, class_names, tuple(range(1, len(class_names) + 1)), image_dir)
+    return DetectionSet(records, class_names, category_ids(class_names), image_dir)
+
+
+def _chosen(paths: list[Path], listed: Path, image_dir: Path) -> list[Path]:
+    """The pictures that a list names, a path a line, by their file names alone: the folders before them differ."""
+    try:
+        lines = listed.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{listed}: cannot be read as text ({error})") from error
+    names = {line.strip().replace("\\", "/").rpartition("/")[2] for line in lines if line.strip()}
+    if not names:
+        raise UserError(f"{listed}: names no picture; remove it to take every picture of {image_dir}")
+    chosen = [path for path in paths if path.name in names]
+    missing = sorted(names - {path.name for path in chosen})
+    if missing:
+        raise UserError(
+            f"{listed}: {len(missing)} of its {len(names)} pictures are not in {image_dir}, first {shown(missing[0])}"
+        )
+    get_logger().info("%s: %d of %d pictures of %s", listed, len(chosen), len(paths), image_dir)
+    return chosen
 
 
 def detect_test_set(config: Config, runtime: Runtime) -> int:

@@ -19,6 +19,7 @@ from src.errors import UserError
 from src.runtime import Runtime
 from src.start import find_start
 from src.trainer import Trainer
+from src.weights.convert import convert
 from tests.file_server import Behaviour, file_server
 from tests.tiny import OPTIONS, tiny_config, write_tiles
 
@@ -135,6 +136,14 @@ def test_an_export_of_the_earlier_order_keeps_its_names(earlier, tmp_path):
     settings = yaml.safe_load((tmp_path / "net.mindir.yaml").read_text())
     assert settings["class_names"] == EARLIER_ORDER
     assert opened(tmp_path / "net.mindir") == EARLIER_ORDER
+
+
+def test_a_conversion_hands_the_names_on(earlier, tmp_path):
+    config = load_config(["--device_target=CPU", "--testing_shape=96"])
+    convert(config, earlier, tmp_path / "net.weights")
+    assert (tmp_path / "net.names").read_text().split() == EARLIER_ORDER
+    convert(config, earlier, tmp_path / "again.ckpt")
+    assert opened(tmp_path / "again.ckpt") == EARLIER_ORDER
 
 
 def test_a_published_checkpoint_has_the_default_order(tmp_path):

@@ -1,5 +1,7 @@
 """The network in memory, or from a `.ckpt`, as something that turns pictures into decoded boxes."""
 
+from pathlib import Path
+
 import mindspore as ms
 import numpy as np
 from mindspore import nn
@@ -37,8 +39,12 @@ NETWORK_OPTIONS = (
 )
 
 
-def _with_checkpoint_options(config: Config, path: str, state: dict | None) -> Config:
-    """The options, where they are defaults, as the run had them that wrote a checkpoint of ours."""
+def with_checkpoint_options(config: Config, path: str | Path, state: dict | None) -> Config:
+    """The options, where they are defaults, as the run had them that wrote a checkpoint of ours.
+
+    Raises:
+        UserError: `labels` was set, and has one of the checkpoint's classes at another place.
+    """
     carried = (state or {}).get("options", {})
     check_class_order(config, carried.get("labels", ()), path)
     if any(config.origins[key] != "default" for key in ("testing_shape", "test_img_shape")):
@@ -46,7 +52,7 @@ def _with_checkpoint_options(config: Config, path: str, state: dict | None) -> C
             key: value for key, value in carried.items() if key not in ("testing_shape", "test_img_shape")
         }
     chosen = {key for key in NETWORK_OPTIONS if config.origins[key] == "default"}
-    return overlay(config, {key: value for key, value in carried.items() if key in chosen}, path)
+    return overlay(config, {key: value for key, value in carried.items() if key in chosen}, str(path))
 
 
 def build_network(config: Config) -> YoloV4:
@@ -102,7 +108,7 @@ def load_trained(config: Config, path: str) -> tuple[YoloV4, Config]:
         UserError: no readable checkpoint, or weights that do not fit the options.
     """
     values, state = read_checkpoint(path)
-    config = _with_checkpoint_options(config, path, state)
+    config = with_checkpoint_options(config, path, state)
     network = build_network(config)
     get_logger().info("load %s", load_network(network, path, values=values))
     return network, config

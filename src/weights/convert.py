@@ -18,18 +18,20 @@ from src.checkpoint import (
     save_checkpoint,
 )
 from src.config import Config
-from src.deploy.network_backend import build_network
+from src.deploy.network_backend import build_network, with_checkpoint_options
 from src.errors import UserError
 from src.weights import darknet, mindyolo, torch_state
 from src.weights.conversion import Conversion
 from src.weights.layer_order import Layer, darknet_layers
 
+_MINDSPORE, _DARKNET, _TORCH = "MindSpore", "Darknet", "PyTorch"
 _READABLE = "a MindSpore .ckpt (ours, published or MindYOLO's), Darknet's .weights or a PyTorch state dict"
 
 
 def convert(config: Config, source: Path, out: Path, epsilon: float | None = None) -> Conversion:
     """Read weights of any known system and write them as `.ckpt` or `.weights` (with `.cfg` and `.names`).
 
+    A checkpoint of this project brings its class names and the network's other options, and hands them on.
     Beside `out` a table tells where each parameter came from (`<out>.tsv`).
 
     Args:
@@ -48,14 +50,31 @@ def convert(config: Config, source: Path, out: Path, epsilon: float | None = Non
         raise UserError(f"--out: {out} is the file that is read; give another name")
     if epsilon is not None and not 0 < epsilon < 1:
         raise UserError(f"--bn_epsilon: {epsilon} must be a small positive number such as 0.0001")
+    system = _system(source)
+    values, state = read_checkpoint(source) if system == _MINDSPORE else ({}, None)
+    config = with_checkpoint_options(config, source, state)
     network = build_network(config)
     layers = darknet_layers(network)
-    result = _read(config, network, layers, source, epsilon)
+    ours = config.batch_norm_epsilon
+    theirs = EPSILON if epsilon is None else epsilon
+    if system == _MINDSPORE:
+        result, usual = _from_checkpoint(network, source, values)  # values are for ours already
+        theirs = ours if epsilon is None else ours + epsilon - usual
+    elif system == _DARKNET:
+        result = darknet.read_weights(source, layers, config.image_mean, config.image_std)
+    else:
+        result = torch_state.match_state(source, torch_state.read_state(source), layers)
+    result.values = mindyolo.fold_epsilon(result.values, theirs, ours)
     only = None if len(result.values) == len(network.parameters_dict()) else result.values
     assign(network, result.values, LoadReport(source), only=only)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".ckpt":
-        save_checkpoint([ms.Parameter(value, name=name) for name, value in _tensors(result)], out)
+        options = (state or {}).get("options")
+        save_checkpoint(
+            [ms.Parameter(value, name=name) for name, value in _tensors(result)],
+            out,
+            {"options": options} if options else None,
+        )
     else:
         _write_darknet(config, layers, result, out)
     with atomic_write(out.with_name(f"{out.name}.tsv")) as handle:
@@ -89,30 +108,23 @@ def _write_darknet(config: Config, layers: list[Layer], result: Conversion, out:
             handle.write("".join(f"{label}\n" for label in config.labels))
 
 
-def _read(config: Config, network, layers: list[Layer], source: Path, epsilon: float | None) -> Conversion:
+def _system(source: Path) -> str:
+    """Which system's weights a file holds: by its ending and its first bytes."""
     if not source.is_file():
         raise UserError(f"--from: {source}: no such file")
     with source.open("rb") as handle:
         start = handle.read(12)
-    is_checkpoint = start[:1] == b"\n"  # the tag of the first field of a MindSpore checkpoint
-    ours = config.batch_norm_epsilon
-    theirs = EPSILON if epsilon is None else epsilon
     if source.suffix == ".weights" or darknet.looks_like_weights(start):
-        result = darknet.read_weights(source, layers, config.image_mean, config.image_std)
-    elif source.suffix in (".pt", ".pth") or start[:2] == b"PK" or start[:1] == b"\x80":
-        result = torch_state.match_state(source, torch_state.read_state(source), layers)
-    elif source.suffix == ".ckpt" or is_checkpoint:
-        result, usual = _read_checkpoint(network, source)  # values are for ours already
-        theirs = ours if epsilon is None else ours + epsilon - usual
-    else:
-        raise UserError(f"{source}: not weights that are known here; give {_READABLE}")
-    result.values = mindyolo.fold_epsilon(result.values, theirs, ours)
-    return result
+        return _DARKNET
+    if source.suffix in (".pt", ".pth") or start[:2] == b"PK" or start[:1] == b"\x80":
+        return _TORCH
+    if source.suffix == ".ckpt" or start[:1] == b"\n":  # the tag of the first field of a MindSpore checkpoint
+        return _MINDSPORE
+    raise UserError(f"{source}: not weights that are known here; give {_READABLE}")
 
 
-def _read_checkpoint(network, source: Path) -> tuple[Conversion, float]:
+def _from_checkpoint(network, source: Path, values: dict) -> tuple[Conversion, float]:
     """A MindSpore checkpoint of the whole network or of its backbone, and the epsilon of its system."""
-    values, _ = read_checkpoint(source)
     sources = mindyolo.translate(values)[1]
     whole = holds_whole_network(values)
     report = (load_network if whole else load_backbone)(network, source, values=values)

@@ -18,7 +18,7 @@ from src.checkpoint import (
     save_checkpoint,
 )
 from src.config import Config
-from src.deploy.network_backend import build_network, with_checkpoint_options
+from src.deploy.network_backend import NETWORK_OPTIONS, build_network, with_checkpoint_options
 from src.errors import UserError
 from src.weights import darknet, mindyolo, torch_state
 from src.weights.conversion import Conversion
@@ -69,12 +69,9 @@ def convert(config: Config, source: Path, out: Path, epsilon: float | None = Non
     assign(network, result.values, LoadReport(source), only=only)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".ckpt":
-        options = (state or {}).get("options")
-        save_checkpoint(
-            [ms.Parameter(value, name=name) for name, value in _tensors(result)],
-            out,
-            {"options": options} if options else None,
-        )
+        parameters = [ms.Parameter(value, name=name) for name, value in _tensors(result)]
+        options = {key: config[key] for key in NETWORK_OPTIONS}
+        save_checkpoint(parameters, out, {"options": options} if (state or {}).get("options") else None)
     else:
         _write_darknet(config, layers, result, out)
     with atomic_write(out.with_name(f"{out.name}.tsv")) as handle:

@@ -1,10 +1,17 @@
 """What the ranks of a job tell each other outside the training step; a single process talks to itself."""
 
+import os
+import socket
+import zlib
 from datetime import datetime
 
 import numpy as np
 
 from src.runtime import Runtime
+
+# An image holds Python's global lock for about 1.3 ms and a core for about 22 (benchmarks/data_path.py), so that more
+# threads than this would wait for the lock.
+MOST_DATA_THREADS = 16
 
 
 def gather_rows(runtime: Runtime, table: np.ndarray) -> np.ndarray:
@@ -52,3 +59,26 @@ def start_time(runtime: Runtime) -> str:
     """The moment at which rank 0 started, as folders of runs are named; the same on every rank."""
     seconds = agree(runtime, int(datetime.now().timestamp()))
     return f"{datetime.fromtimestamp(seconds):%Y-%m-%d_time_%H_%M_%S}"
+
+
+def data_threads(runtime: Runtime, asked: int = 0) -> int:
+    """Threads that read and prepare this rank's images.
+
+    Args:
+        runtime: this process's place; every rank of a job must call, as ranks on the same cores of a host share them.
+        asked: as many as this; 0: this rank's share of the cores that it may run on, up to `MOST_DATA_THREADS`.
+    """
+    if asked:
+        return asked
+    cores = _own_cores()
+    place = zlib.crc32(f"{socket.gethostname()} {sorted(cores)}".encode()) >> 1
+    sharing = int((gather_numbers(runtime, [place]) == place).sum())
+    return min(MOST_DATA_THREADS, max(1, len(cores) // sharing))
+
+
+def _own_cores() -> set[int]:
+    """Cores that this process may run on; all of them where the system does not tell."""
+    try:
+        return os.sched_getaffinity(0)
+    except AttributeError:
+        return set(range(os.cpu_count() or 1))

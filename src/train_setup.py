@@ -4,6 +4,7 @@ import mindspore as ms
 import numpy as np
 
 from src.batch_norm import collect_batch_norm
+from src.collectives import data_threads
 from src.config import Config
 from src.data_loader import TrainLoader
 from src.distributed_sampler import DistributedSampler
@@ -45,7 +46,7 @@ def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
         resize_rate=config.resize_rate,
         max_box=config.max_box,
         seed=config.seed,
-        workers=config.num_parallel_workers,
+        workers=data_threads(runtime, config.num_parallel_workers),
     )
 
 

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from benchmarks import data_path
 from benchmarks.machine import describe_machine
 from benchmarks.maps import decoded_maps
 from benchmarks.on_paper import Machine, demands, host_bytes, parameter_count, ring_bytes
@@ -197,3 +198,22 @@ def test_published_augmentation_keeps_boxes_on_their_objects():
             assert label == 3
             value = (planes[:, int((y1 + y2) / 2), int((x1 + x2) / 2)] * std + mean).max()
             assert value > 0.5  # bright, and brightness changes by 1.5 at most
+
+
+def test_the_data_path_is_measured_from_files_to_batches(tmp_path, monkeypatch):
+    """One process of one thread on small tiles; a program in place of py-spy says 150 of 500 samples."""
+    monkeypatch.setattr(data_path, "TILES", 8)
+    monkeypatch.setattr(data_path, "SIDE", 300)
+    data_path.write_tiles(tmp_path / "set")
+    py_spy = tmp_path / "py-spy"
+    py_spy.write_text("#!/bin/sh\nfor last; do :; done\nprintf 'a;b 100\\nc 50\\n' > \"$last\"\n")
+    py_spy.chmod(0o755)
+    found = data_path.measure(tmp_path / "set", 1, 1, 0.5, str(py_spy))
+    assert found.rate > 0 and found.processor > 0
+    assert found.held == 0.3 and found.lock == pytest.approx(300 / found.rate)
+    cells = data_path.line(found).strip("| ").split(" | ")
+    assert (
+        cells[:2] == ["1", "1"]
+        and cells[4] == "30%"
+        and float(cells[6]) == pytest.approx(found.rate / 0.3, abs=1)
+    )

@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
+from src.collectives import MOST_DATA_THREADS, data_threads
 from src.data_loader import EvalLoader, TrainLoader
 from src.distributed_sampler import DistributedSampler
 from src.errors import UserError
 from src.logger import LOGGER_NAME
 from src.perspective import PerspectiveAugment
+from src.runtime import Runtime
 from src.transforms import TrainAugment, letterbox
 from src.yolo_dataset import load_detection_set
 
@@ -291,6 +293,35 @@ def test_a_bad_picture_is_named_and_the_threads_end(tiles, content):
     (folder / "4.png").write_bytes(content if content is not None else data[: len(data) // 2])
     with pytest.raises(UserError, match=r"4\.png"):
         list(train_loader(tiles).epoch(0))
+
+
+@pytest.mark.parametrize("cores,others,expected", [
+    ({4, 5, 6, 7}, [], 4),  # alone
+    (set(range(24)), [set(range(24))] * 7, 3),  # eight ranks on the same cores
+    ({0, 1, 2}, [{3, 4, 5}] * 7, 3),  # each rank is bound to cores of its own
+    ({0}, [{0}], 1),
+    (set(range(100)), [], MOST_DATA_THREADS),
+])  # fmt: skip
+def test_threads_are_the_cores_that_a_rank_has(monkeypatch, cores, others, expected):
+    import src.collectives as module
+
+    told = []
+
+    def place_of(own):
+        monkeypatch.setattr(module, "_own_cores", lambda: own)
+        monkeypatch.setattr(
+            module, "gather_numbers", lambda _, numbers: told.append(numbers[0]) or np.array([numbers])
+        )
+        data_threads(Runtime())
+        return told[-1]
+
+    places = [place_of(own) for own in [cores, *others]]
+    assert all(0 <= place < 2**31 for place in places)
+    monkeypatch.setattr(module, "_own_cores", lambda: cores)
+    monkeypatch.setattr(module, "gather_numbers", lambda *_: np.array(places)[:, None])
+    runtime = Runtime(0, len(places))
+    assert data_threads(runtime) == expected
+    assert data_threads(runtime, asked=5) == 5
 
 
 def test_a_consumer_may_stop_early(tiles):

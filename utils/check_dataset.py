@@ -14,11 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from src.atomic import write_json
+from src.collectives import data_threads
 from src.config import Config, load_config
 from src.dataset_check import check_boxes, check_pictures, check_set
 from src.dataset_findings import Findings, report
 from src.errors import reports_mistakes
 from src.logger import progress_bar
+from src.runtime import Runtime
 from src.yolo_dataset import resolve_set
 
 ANN_OPTIONS = {"train": "ann_file", "val": "ann_val_file"}
@@ -38,10 +40,9 @@ def check(config: Config, args: argparse.Namespace) -> tuple[Findings, dict[str,
         crowd_targets = split == "train" and config.crowd_targets  # evaluation ignores crowds
         sets.append(check_set(split, folder, ann_file, config.labels, findings, crowd_targets))
     total = len({picture.path for checked in sets for picture in checked.pictures})
+    workers = data_threads(Runtime(), config.num_parallel_workers)
     with progress_bar(total, "pictures", "picture") as bar:
-        check_pictures(
-            sets, findings, decode=args.decode, workers=config.num_parallel_workers, progress=bar.update
-        )
+        check_pictures(sets, findings, decode=args.decode, workers=workers, progress=bar.update)
     statistics = {
         checked.split: check_boxes(
             checked,

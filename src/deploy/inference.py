@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from src.atomic import atomic_write
-from src.collectives import start_time
+from src.collectives import data_threads, start_time
 from src.config import Config
 from src.deploy.backends import Backend, open_model
 from src.deploy.merge import MergeOptions
@@ -77,7 +77,7 @@ def detect_pictures(
         input_hw=config.eval_input_hw,
         batch_size=config.batch_size,
         resize=eval_resize(config),
-        workers=config.num_parallel_workers,
+        workers=data_threads(Runtime(), config.num_parallel_workers),
     )
     names = picture_names(paths)
     results: list[PictureResult] = []
@@ -144,7 +144,7 @@ def scene_options(config: Config) -> SceneOptions:
         tile_size=config.tile_size or None,
         overlap=config.tile_overlap,
         batch_size=config.batch_size,
-        workers=config.num_parallel_workers,
+        workers=data_threads(Runtime(), config.num_parallel_workers),
         bands=bands or None,
         stretch=stretch or None,
         merge=MergeOptions(config.merge),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.collectives import gather_rows, start_time
+from src.collectives import data_threads, gather_rows, start_time
 from src.config import Config
 from src.data_loader import EvalLoader
 from src.deploy.backends import Backend, open_model
@@ -81,7 +81,7 @@ def detect_in_set(
         batch_size=config.eval_batch_size,
         indices=shard_indices(len(dataset.records), runtime.rank, runtime.group_size),
         resize=eval_resize(config),
-        workers=config.num_parallel_workers,
+        workers=data_threads(runtime, config.num_parallel_workers),
     )
     tables = [np.empty(0, DETECTION)]
     total = len(loader.indices)

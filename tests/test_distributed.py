@@ -21,7 +21,15 @@ from tests.tiny import OPTIONS, write_tiles
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "scripts" / "run_distribute_train.sh"
-NO_AUGMENTATION = ["--jitter=0", "--hue=0", "--saturation=1", "--value=1", "--flip=0", "--each_multiscale=0"]
+NO_AUGMENTATION = [
+    "--jitter=0",
+    "--hue=0",
+    "--saturation=1",
+    "--value=1",
+    "--flip=0",
+    "--each_multiscale=0",
+    "--resize_filters=bilinear",
+]
 pytestmark = pytest.mark.slow
 
 

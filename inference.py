@@ -17,9 +17,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    run_entry_point(
-        main,
-        entry_point="inference",
-        description=__doc__,
-        aliases={"model": "pretrained", "ckpt_path": "pretrained"},
-    )
+    run_entry_point(main, entry_point="inference", description=__doc__)

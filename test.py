@@ -18,9 +18,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    run_entry_point(
-        main,
-        entry_point="test",
-        description=__doc__,
-        aliases={"iou_thres": "test_nms_thresh"},
-    )
+    run_entry_point(main, entry_point="test", description=__doc__)

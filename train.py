@@ -21,6 +21,4 @@ def main(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    run_entry_point(
-        main, entry_point="train", description=__doc__, aliases={"weight": "pretrained_checkpoint"}
-    )
+    run_entry_point(main, entry_point="train", description=__doc__)

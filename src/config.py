@@ -8,28 +8,18 @@ works as it is.
 
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import yaml
 
-from src.errors import UserError, one_line, reports_mistakes, shown
-from src.options import published
+from src.errors import UserError, reports_mistakes
+from src.options import names
 from src.options.command_line import parse_command_line
 from src.options.declared import read_declared
+from src.options.options_file import read_options, without_counterpart
 from src.options.values import check_allowed, convert, known_key
-from src.yaml_text import load_yaml
 
-# Names that users of the published systems type.
-ALIASES = {
-    "config": "config_path",
-    "epochs": "max_epoch",
-    "is_parallel": "is_distributed",
-    "weight": "pretrained",
-    "iou_thres": "nms_thresh",
-    "ckpt_max_num": "keep_checkpoint_max",
-}
 ADDRESSES = ("data_url", "train_url", "checkpoint_url")  # where ModelArts' folders are
 
 
@@ -97,7 +87,6 @@ def load_config(
     argv: list[str] | None = None,
     entry_point: str = "",
     description: str = "",
-    aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> Config:
     """Resolve the options of an entry point.
 
@@ -106,35 +95,34 @@ def load_config(
         entry_point: its name in the table of the default file. Options that act in another one are then left out
             of `--help` and refused on the command line. Empty: all options.
         description: what the entry point does, for `--help`.
-        aliases: names of this entry point beside `ALIASES`; one that is an option too hides it on the
-            command line.
 
     Raises:
         UserError: unknown key, wrong type, value that is not allowed, an impossible combination, or an option
             without effect here.
     """
     declared = read_declared()
-    defaults, aliases = declared.values, {**ALIASES, **aliases}
+    defaults, aliases = declared.values, names.aliases_of(entry_point)
     given = parse_command_line(argv, declared, entry_point, description, aliases)
     values, origins, remarks = dict(defaults), dict.fromkeys(defaults, "default"), []
     config_path = given.pop("config_path", "")
     if config_path:
-        document, remarks = published.translate(
-            _read_yaml(Path(config_path)), defaults["labels"], config_path
-        )
+        document, remarks = read_options(config_path, declared, entry_point)
         for key, raw in document.items():
             key = known_key(key, defaults, aliases, f"{config_path}: ")
             values[key] = convert(key, raw, defaults[key], f"{config_path}: ")
             origins[key] = config_path
     print_config = given.pop("print_config", None)
-    for key, raw in given.items():
+    options, left_out = names.expand(given, "--", entry_point)
+    remarks += without_counterpart(left_out, "command line")
+    for key, raw in options.items():
         values[key] = convert(key, raw, defaults[key], "--")
         origins[key] = "command line"
     for key, rule in declared.allowed.items():
         check_allowed(key, values[key], rule, origins[key])
     config = _check_combinations(Config(values, origins))
     remarks += _remarks(config, defaults)
-    if entry_point and (without := declared.without_effect(given, entry_point)):
+    meant = {name: tuple(names.expand({name: raw}, "--", entry_point)[0]) for name, raw in given.items()}
+    if entry_point and (without := declared.without_effect(meant, entry_point)):
         if not config.enable_modelarts:
             raise UserError(without)
         remarks.append(without)
@@ -176,19 +164,6 @@ def overlay(config: Config, values: Mapping[str, Any], origin: str) -> Config:
             check_allowed(key, values[key], declared.allowed[key], origin)
     origins = {**config.origins, **dict.fromkeys(values, origin)}
     return _check_combinations(Config({**config, **values}, origins))
-
-
-def _read_yaml(path: Path) -> dict:
-    """First document of a YAML file of options."""
-    try:
-        document = load_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config_path: cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not valid YAML: {one_line(error, 400)}") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{path}: expected 'key: value' lines, found {type(document).__name__}")
-    return {shown(key): value for key, value in document.items()}
 
 
 def _check_combinations(config: Config) -> Config:

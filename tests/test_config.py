@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.config import ALIASES, Config, load_config
+from src.config import Config, load_config
 from src.errors import UserError
 from src.options.declared import DEFAULT_CONFIG
+from src.options.names import ALIASES
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -19,7 +19,7 @@ PROPERTIES = {"num_classes", "eval_input_hw", "train_shapes"}
 
 # Read by a program that the table does not name it for, and why it has no effect there.
 BUILT_IN = dict.fromkeys(
-    ("drop_block", "drop_block_size", "batch_norm_momentum"),
+    ("batch_norm_momentum", "drop_block", "drop_block_size"),
     "built into every network, acts in training mode",
 )
 COPIED = {"tile_size": "copied into the settings of the model, which eval.py and test.py do not cut by"}
@@ -28,7 +28,9 @@ IN_VAIN = {
     "train": {},
     "eval": BUILT_IN | COPIED,
     "test": BUILT_IN | COPIED,
-    "export": BUILT_IN | ALONE | {"max_candidates": "read with the thresholds; export_top_k is in the file"},
+    "export": BUILT_IN
+    | ALONE
+    | dict.fromkeys(("multi_label_thresh", "max_candidates"), "of no part of the exported suppression"),
     "inference": BUILT_IN | ALONE,
 }
 # In the table and not read in the runs of this test, and where it acts.
@@ -184,6 +186,23 @@ def test_an_option_without_effect_is_refused_on_the_command_line(name, word, nam
     assert heard == (
         f"warning: rank ({path}): the launcher sets it, 1 has no effect\n" if "rank" in word else ""
     )
+
+
+def test_options_that_wait_for_another_are_refused_without_it(tmp_path):
+    from src.deploy.export import check_options
+    from src.deploy.settings import ModelSettings
+    from src.evaluation.session import start_folder
+    from src.runtime import Runtime
+
+    with pytest.raises(UserError, match="nms_thresh: acts under end_to_end alone"):
+        check_options(load_config(["--nms_thresh=0.5"], "export"))
+    words = [f"--log_path={tmp_path}", "--batch_size=2", "--pretrained=net.ckpt"]
+    with pytest.raises(UserError, match=r"batch_size: .* eval_batch_size"):
+        start_folder(load_config(words, "eval"), Runtime())
+    model = ModelSettings.from_config(load_config(["--testing_shape=96"]))
+    with pytest.raises(UserError, match=r"testing_shape .*416x416.*96x96"):
+        model.laid_over(load_config(["--testing_shape=416"], "inference"))
+    assert model.laid_over(load_config(["--testing_shape=96"], "inference")).eval_input_hw == (96, 96)
 
 
 def test_a_modelarts_job_gives_all_programs_the_same(capsys):

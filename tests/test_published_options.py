@@ -40,7 +40,7 @@ def test_a_published_file_loads_and_every_key_has_its_published_value(tmp_path, 
     assert config.num_classes == len(values["labels"]) == values.get("num_classes", config.num_classes)
     assert config.eval_batch_size == values["per_batch_size"]
     warnings = capsys.readouterr().err.splitlines()
-    left_out = [line for line in warnings if "no counterpart" in line]
+    left_out = [line for line in warnings if "without counterpart" in line]
     assert len(left_out) == 1 and "img_id_file_path, result_files" in left_out[0]
     ignored = [line for line in warnings if "published code ignored it" in line]
     assert len(ignored) == 1 and "test_nms_thresh 0.45" in ignored[0]

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import yaml
 
-from src.config import ALIASES
+from src.options.names import ALIASES, foreign
 from src.sample.scenes import draw_scene
 from tests.tiny import OPTIONS
 
@@ -191,7 +191,20 @@ def known_options() -> set[str]:
     ]
     own = {word for path in tools for word in re.findall(r'"--(\w+)"', path.read_text(encoding="utf-8"))}
     values = {value for rule in documents[2].values() if isinstance(rule, list) for value in map(str, rule)}
-    return {*documents[0], *ALIASES, "config_path", "print_config", "help", "model"} | values | own
+    return (
+        {
+            *documents[0],
+            *ALIASES,
+            *foreign("train"),
+            "save_dir",
+            "config_path",
+            "print_config",
+            "help",
+            "model",
+        }
+        | values
+        | own
+    )
 
 
 @pytest.mark.parametrize("pages", [ENGLISH, CHINESE], ids=["English", "Chinese"])

@@ -33,6 +33,11 @@ from src.errors import UserError, one_line
 from src.logger import get_logger
 from src.yolo import Normalize, YoloDecoder
 
+# Options that end_to_end writes into the file.
+OF_THE_SUPPRESSION = (
+    "eval_ignore_threshold", "nms_thresh", "nms_type", "published_overlap", "max_detections", "export_top_k",
+)  # fmt: skip
+
 
 class ComposedSilu(nn.Cell):
     """x * sigmoid(x) from two kernels, for MindSpore's ONNX export, which does not know `nn.SiLU`."""
@@ -89,6 +94,10 @@ def check_options(config: Config) -> None:
         raise UserError(f"jit_level: AIR is written at O2 alone, not at {config.jit_level}; leave it empty")
     if config.file_format == "OM":
         card_of(config.soc_version)
+    if not config.end_to_end:
+        for key in OF_THE_SUPPRESSION:
+            if config.origins[key] == "command line":
+                raise UserError(f"{key}: acts under end_to_end alone; add --end_to_end=1, or leave it out")
     if config.end_to_end:
         for wrong, reason in (
             (config.file_format not in ("ONNX", "OM"), "file_format: end_to_end is for ONNX and OM alone"),

@@ -143,6 +143,12 @@ class ModelSettings:
                 f"labels: {len(config.labels)} classes are set ({config.origins['labels']}), the model has "
                 f"{len(self.class_names)} others or in another order; leave labels out, the model knows its own"
             )
+        for key in ("testing_shape", "test_img_shape"):
+            if config.origins[key] == "command line" and config.eval_input_hw != self.input_hw:
+                asked, own = (f"{height}x{width}" for height, width in (config.eval_input_hw, self.input_hw))
+                raise UserError(
+                    f"{key} asks for {asked}, and the model takes {own} alone; leave it out, or export it at that size"
+                )
         fixed = {
             "labels": list(self.class_names),
             "anchor_scales": [list(anchor) for anchor in self.anchors],

@@ -153,6 +153,8 @@ def start_folder(config: Config, runtime: Runtime) -> Path:
     """
     if not config.pretrained:
         raise UserError("pretrained: not set; give the checkpoint, --pretrained=FILE")
+    if config.origins["batch_size"] == "command line" and config.pretrained.endswith(".ckpt"):
+        raise UserError("batch_size: is that of exported models; a checkpoint's is eval_batch_size")
     folder = Path(config.log_path) / start_time(runtime)
     setup_logger(folder, runtime.rank)
     return folder

@@ -6,6 +6,7 @@ from typing import Any
 
 from src.errors import UserError
 from src.options.declared import Declared
+from src.options.names import foreign
 from src.options.values import SWITCHED, known_key
 
 
@@ -46,17 +47,22 @@ def parse_command_line(
         for key, text in options.items():
             if key in aliases:  # its name means another option in this entry point
                 continue
-            flag = isinstance(defaults[key], bool) or key in SWITCHED
+            is_flag = isinstance(defaults[key], bool) or key in SWITCHED
+            value = {"nargs": "?", "const": "true"} if is_flag else {}
+            others = [f"--{alias}" for alias in names[key]]
+            also = f" (also {', '.join(others)})" if others else ""
             group.add_argument(
                 f"--{key}",
-                *(f"--{alias}" for alias in names[key]),
-                dest=key,
                 metavar=_metavar(defaults[key], declared.allowed.get(key)),
-                help=f"{text} [{_shown_default(defaults[key])}]".replace("%", "%%")
+                help=f"{text}{also} [{_shown_default(defaults[key])}]".replace("%", "%%")
                 if key in in_help
                 else argparse.SUPPRESS,
-                **({"nargs": "?", "const": "true"} if flag else {}),
+                **value,
             )
+            if others:
+                parser.add_argument(*others, dest=key, help=argparse.SUPPRESS, **value)
+    for name in foreign(entry_point):
+        parser.add_argument(f"--{name}", nargs="?", const="1", help=argparse.SUPPRESS)
     parser.error = _argument_error
     given, unknown = parser.parse_known_args(argv)
     for word in unknown:

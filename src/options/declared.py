@@ -1,6 +1,6 @@
 """What default_config.yaml declares of each option: value, help, what is allowed and where it acts."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,19 @@ class Declared:
     allowed: dict[str, Any]
     used_by: dict[str, tuple[str, ...]]
 
-    def without_effect(self, options: Iterable[str], entry_point: str) -> str:
-        """One line on the options that do not act in an entry point, and where they do; empty if all act."""
-        idle = [key for key in options if entry_point not in self.used_by[key]]
-        places = [
-            f"--{key} acts "
-            + (
-                f"in {', '.join(f'{name}.py' for name in places)}"
-                if places
-                else "nowhere: the launcher sets it"
-            )
-            for key in idle
-            for places in [self.used_by[key]]
-        ]
+    def without_effect(self, meant: Mapping[str, Iterable[str]], entry_point: str) -> str:
+        """One line on the names that do not act in an entry point, and where they do; empty if all act.
+
+        Args:
+            meant: the options that each name stands for.
+            entry_point: where they were given.
+        """
+        places = []
+        for name, options in meant.items():
+            used_by = list(dict.fromkeys(place for key in options for place in self.used_by[key]))
+            if options and entry_point not in used_by:
+                where = f"in {', '.join(f'{place}.py' for place in used_by)}" if used_by else ""
+                places.append(f"--{name} acts {where or 'nowhere: the launcher sets it'}")
         return f"no effect in {entry_point}.py: {'; '.join(places)}" if places else ""
 
 

@@ -1,6 +1,6 @@
 """The model zoo's and the DOTA version's YAML: their keys that ours do not have, and what became of two others.
 
-Most of their keys are options here under the same name, some under another (`src.config.ALIASES`).
+Most of their keys are options here under the same name, some under another (`src.options.names`).
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,10 @@ OF_THE_LABELS = ("num_classes", "out_channel")
 SUPPRESSED_AT = 0.6
 
 
-def translate(document: Mapping[str, Any], labels: list[str], path: str) -> tuple[dict[str, Any], list[str]]:
-    """A document of options without the keys that only the published files have, and remarks on these.
+def translate(
+    document: Mapping[str, Any], labels: list[str], path: str
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """A document of options without the keys that only the published files have, those left out, and remarks.
 
     Args:
         document: keys and values of a file.
@@ -32,19 +34,15 @@ def translate(document: Mapping[str, Any], labels: list[str], path: str) -> tupl
         key: value for key, value in document.items() if key not in (*WITHOUT_COUNTERPART, *OF_THE_LABELS)
     }
     left_out = [key for key in WITHOUT_COUNTERPART if key in document]
-    if not left_out:
-        return kept, []
-    remarks = [f"{path}: {', '.join(left_out)} have no counterpart here and are left out"]
     other = [
         f"{key} {kept[key]}"
         for key in ("nms_thresh", "test_nms_thresh")
-        if kept.get(key, SUPPRESSED_AT) != SUPPRESSED_AT
+        if left_out and kept.get(key, SUPPRESSED_AT) != SUPPRESSED_AT
     ]
-    if other:
-        remarks.append(
-            f"{path}: {', '.join(other)} is honoured; the published code ignored it and suppressed at {SUPPRESSED_AT}"
-        )
-    return kept, remarks
+    remarks = [
+        f"{path}: {', '.join(other)} is honoured; the published code ignored it and suppressed at {SUPPRESSED_AT}"
+    ]
+    return kept, left_out, remarks if other else []
 
 
 def _check_classes(document: Mapping[str, Any], labels: Any, path: str) -> None:

@@ -1,0 +1,44 @@
+"""A YAML of options as `--config_path` reads it: ours, the model zoo's, the DOTA version's or MindYOLO's."""
+
+from pathlib import Path
+from typing import Any
+
+from src.errors import UserError, one_line, shown
+from src.options import mindyolo, names, published
+from src.options.declared import Declared
+from src.yaml_text import load_yaml
+
+
+def read_options(path: str, declared: Declared, entry_point: str) -> tuple[dict[str, Any], list[str]]:
+    """Options by their names or aliases, with values as YAML has them, and remarks for the user.
+
+    Raises:
+        UserError: no readable YAML, or what it describes is not built here.
+    """
+    document = _read_yaml(Path(path))
+    remarks: list[str] = []
+    if mindyolo.is_mindyolo(document):
+        document = mindyolo.with_bases(Path(path), _read_yaml)
+        document, left_out = mindyolo.translate(document, path)
+    else:
+        document, left_out, remarks = published.translate(document, declared.values["labels"], path)
+    document, others = names.expand(document, f"{path}: ", entry_point)
+    return document, [*without_counterpart([*left_out, *others], path), *remarks]
+
+
+def without_counterpart(left_out: list[str], where: str) -> list[str]:
+    """One remark on all names that have no counterpart; none where all have."""
+    return [f"{where}: without counterpart here, left out: {', '.join(left_out)}"] if left_out else []
+
+
+def _read_yaml(path: Path) -> dict:
+    """First document of a YAML file of options."""
+    try:
+        document = load_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config_path: cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {one_line(error, 400)}") from error
+    if not isinstance(document, dict):
+        raise UserError(f"{path}: expected 'key: value' lines, found {type(document).__name__}")
+    return {shown(key): value for key, value in document.items()}

@@ -16,6 +16,7 @@ LAUNCHER_VARIABLES = ("MS_ROLE", "RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH"
 DEVICE_VARIABLES = ("DEVICE_ID", "ASCEND_DEVICE_ID")  # the second is ModelArts' name
 ASCEND_OPTIONS = ("jit_level", "op_compile", "precision_mode")
 HCCL_SECONDS = "600"  # ranks reach their first exchange minutes apart: CANN's own limit is 120 s
+LARGEST_MESSAGE = 4096  # megabytes: no network's gradients are more
 FIRST_910 = "ascend910"  # the card's name for MindSpore; later ones have a letter or number behind
 
 
@@ -96,12 +97,13 @@ def setup_runtime(config: Config) -> Runtime:
     import mindspore as ms
 
     joins = config.is_distributed and is_launched()
+    card = device_id(config)
     ms.set_context(mode=ms.GRAPH_MODE)
     try:
         if config.device_target == "CPU":
             ms.set_device("CPU")
         else:
-            ms.set_device(config.device_target, device_id(config))
+            ms.set_device(config.device_target, card)
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(
             f"device_target: no {config.device_target} runtime on this machine ({first_line(error).split('.')[0]}); "
@@ -165,20 +167,25 @@ def _join(config: Config) -> Runtime:
     return runtime
 
 
-def split_gradients(sizes: list[int], messages: int) -> None:
-    """Exchange the gradients in several fused messages of about equal size; one is what MindSpore does.
+def fuse_gradients(sizes: list[int], messages: int) -> None:
+    """Exchange the gradients in a number of fused messages of about equal size.
 
-    `DistributedGradReducer` gives all AllReduce operators one fusion number, so that they become one message,
-    sent when the last gradient is there. With several, those that are ready first are sent meanwhile.
+    `DistributedGradReducer` marks its AllReduce operators as one message. GE follows the marks; kernel by kernel (O0)
+    MindSpore 2.10 does so only where `comm_fusion` is set, and sends a message a gradient otherwise (seen in the dry
+    run). Split, those that are ready first are sent while the rest is computed.
 
     Args:
         sizes: number of values of each gradient, in the order of the optimizer's parameters.
-        messages: how many.
+        messages: how many; 0 leaves it to MindSpore.
     """
     import mindspore as ms
 
-    if messages > 1:
-        ms.set_auto_parallel_context(all_reduce_fusion_config=message_ends(sizes, messages))
+    if not messages:
+        return
+    ends = message_ends(sizes, messages)
+    # Of the modes, `index` splits behind given gradients; it wants one at least. `size` splits by megabytes.
+    fusion = {"mode": "index", "config": ends} if ends else {"mode": "size", "config": LARGEST_MESSAGE}
+    ms.set_auto_parallel_context(comm_fusion={"allreduce": fusion})
 
 
 def message_ends(sizes: list[int], messages: int) -> list[int]:

@@ -12,7 +12,7 @@ from src.loss import YoloLoss
 from src.lr_scheduler import learning_rates
 from src.optimizer import create_adam, create_momentum
 from src.perspective import PerspectiveAugment
-from src.runtime import Runtime, mask_piece, split_gradients
+from src.runtime import Runtime, fuse_gradients, mask_piece
 from src.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
 from src.transforms import TrainAugment
 from src.yolo import Normalize
@@ -142,7 +142,7 @@ def create_train_step(
 ) -> TrainStep | AccumulatedStep:
     """The step of one batch, in parts where `accumulate` says so, in training mode."""
     if group_size > 1:
-        split_gradients([p.size for p in optimizer.parameters], config.gradient_messages)
+        fuse_gradients([p.size for p in optimizer.parameters], config.gradient_messages)
     update = Update(
         optimizer, clip_norm=config.clip_norm, group_size=group_size, scaler=scaler, average=average
     )

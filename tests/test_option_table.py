@@ -40,17 +40,21 @@ EXPORTED = {
     "batch_size": "an exported model without settings",
     "per_batch_size": "src.config: the value of eval_batch_size where that is 0",
 }
+ON_A_CARD = {"deterministic": "on Ascend"}
 ELSEWHERE = {
-    "train": {
+    "train": ON_A_CARD
+    | {
+        "gradient_messages": "several ranks",
         "transfer_train": "src.config: sets filter_weight",
         "is_save_on_master": "another rank",
         "transfer_checkpoint_url": "a transfer without a start of its own",
     },
-    "eval": EXPORTED,
+    "eval": EXPORTED | ON_A_CARD,
     "test": EXPORTED
+    | ON_A_CARD
     | {"ann_val_file": "no test set", "label_dir": "tiles of scenes", "merge": "tiles of scenes"},
-    "export": {},
-    "inference": {key: EXPORTED[key] for key in ("mindir_runtime", "lite_precision")},
+    "export": ON_A_CARD,
+    "inference": {key: EXPORTED[key] for key in ("mindir_runtime", "lite_precision")} | ON_A_CARD,
 }
 
 

@@ -7,7 +7,7 @@ from mindspore import _c_expression, communication
 from src import runtime
 from src.errors import UserError
 from src.rank_table import TABLE_VARIABLES
-from src.runtime import Runtime, device_id, message_ends, setup_runtime, split_gradients
+from src.runtime import Runtime, device_id, fuse_gradients, message_ends, setup_runtime
 from tests.tiny import OPTIONS, load_config
 
 
@@ -153,9 +153,13 @@ def test_more_messages_than_gradients():
         message_ends([1, 1], 3)
 
 
-def test_one_message_changes_nothing(calls):
+@pytest.mark.parametrize(
+    "messages,fusion",
+    [(1, {"mode": "size", "config": runtime.LARGEST_MESSAGE}), (3, {"mode": "index", "config": [0, 1]})],
+)
+def test_messages_are_set_where_asked_for(calls, messages, fusion):
     made, _ = calls
-    split_gradients([1, 1, 1], 1)
+    fuse_gradients([1, 1, 1], 0)
     assert made == []
-    split_gradients([1, 1, 1], 3)
-    assert made == [("set_auto_parallel_context", {"all_reduce_fusion_config": [0, 1]})]
+    fuse_gradients([1, 1, 1], messages)
+    assert made == [("set_auto_parallel_context", {"comm_fusion": {"allreduce": fusion}})]

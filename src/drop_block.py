@@ -53,4 +53,5 @@ class DropBlock(nn.Cell):
         seeds = ops.cast(noise - ops.floor(noise) < gamma, ms.float32)
         border = size - 1
         seeds = ops.pad(seeds, (border, border, border, border))
-        return 1 - ops.max_pool2d(seeds, size, 1)
+        # Not ops.max_pool2d: it finds the places of the maxima too, which Ascend does in float16 alone.
+        return 1 - ops.MaxPool(size, 1, "valid")(seeds)

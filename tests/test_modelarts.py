@@ -19,7 +19,7 @@ from src import modelarts, object_storage
 from src.config import load_config
 from src.errors import UserError
 from src.modelarts import modelarts_session
-from tests.tiny import OPTIONS, write_tiles
+from tests.tiny import OPTIONS, options_of, write_tiles
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY, SECRET = "AKIATESTKEYOFNOBODY", "s3cr3t/OfNobody+0123456789"
@@ -636,7 +636,8 @@ def test_training_from_bucket_to_bucket_by_both_methods(tmp_path, s3):
     assert "already unpacked" in second.stdout
 
     evaluated = run_job(
-        "eval.py", *OPTIONS, "--config_path", str(tmp_path / "job.yaml"), f"--pretrained={tmp_path}/cache/load/{name}"
+        "eval.py", *options_of("eval"), "--config_path", str(tmp_path / "job.yaml"),
+        f"--pretrained={tmp_path}/cache/load/{name}",
     )  # fmt: skip
     assert evaluated.returncode == 0, evaluated.stderr[-2000:]
     assert [key for key in keys(s3) if key.endswith(".json") and key.startswith("results/outputs/")]

@@ -11,7 +11,7 @@ import pytest
 from src.config import Config, load_config
 from src.errors import UserError
 from src.options.declared import read_declared
-from tests.tiny import OPTIONS, write_tiles
+from tests.tiny import OPTIONS, options_of, write_tiles
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ("train", "eval", "test", "export", "inference")
@@ -34,27 +34,28 @@ IN_VAIN = {
     "inference": BUILT_IN | ALONE,
 }
 # In the table and not read in the runs of this test, and where it acts.
+CARD = dict.fromkeys(("device_id", "deterministic"), "an Ascend card")
 EXPORTED = {
     "mindir_runtime": "a .mindir",
     "lite_precision": "an exported model on Ascend",
     "batch_size": "an exported model without settings",
     "per_batch_size": "src.config: the value of eval_batch_size where that is 0",
 }
-ON_A_CARD = {"deterministic": "on Ascend"}
 ELSEWHERE = {
-    "train": ON_A_CARD
+    "train": CARD
     | {
+        "data_sink": "src.config: refused",
         "gradient_messages": "several ranks",
         "transfer_train": "src.config: sets filter_weight",
         "is_save_on_master": "another rank",
         "transfer_checkpoint_url": "a transfer without a start of its own",
     },
-    "eval": EXPORTED | ON_A_CARD,
-    "test": EXPORTED
-    | ON_A_CARD
+    "eval": CARD | EXPORTED,
+    "test": CARD
+    | EXPORTED
     | {"ann_val_file": "no test set", "label_dir": "tiles of scenes", "merge": "tiles of scenes"},
-    "export": ON_A_CARD,
-    "inference": {key: EXPORTED[key] for key in ("mindir_runtime", "lite_precision")} | ON_A_CARD,
+    "export": CARD,
+    "inference": CARD | {key: EXPORTED[key] for key in ("mindir_runtime", "lite_precision")},
 }
 
 
@@ -94,12 +95,6 @@ def program(name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def options_of(name: str, words: list[str]) -> list[str]:
-    """The words whose options act in an entry point."""
-    used_by = read_declared().used_by
-    return [word for word in words if name in used_by[word[2:].split("=")[0]]]
 
 
 @pytest.fixture(scope="module")

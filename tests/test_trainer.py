@@ -20,7 +20,7 @@ from src.initializer import initialize
 from src.report.history import read_history
 from src.runtime import Runtime
 from src.trainer import Trainer
-from tests.tiny import OPTIONS, tiny_config, write_tiles
+from tests.tiny import OPTIONS, options_of, tiny_config, write_tiles
 
 ROOT = Path(__file__).resolve().parent.parent
 STEP_LINE = re.compile(
@@ -206,7 +206,7 @@ def test_eval_py_scores_a_checkpoint_and_draws_it(finished, tiles, tmp_path):
     folder, log = finished
     checkpoint = folder / "ckpt_0" / "best_map.ckpt"
     words = [
-        *OPTIONS,
+        *options_of("eval"),
         f"--data_dir={tiles}",
         f"--pretrained={checkpoint}",
         f"--log_path={tmp_path}",
@@ -255,7 +255,7 @@ def untrained(tmp_path_factory):
 
 def run_script(name, *words):
     done = subprocess.run(
-        [sys.executable, ROOT / name, *OPTIONS, *words],
+        [sys.executable, ROOT / name, *options_of(Path(name).stem), *words],
         capture_output=True,
         text=True,
         check=False,

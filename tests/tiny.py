@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from src.config import Config, load_config
+from src.options.declared import read_declared
 
 NAMES = ["ship", "plane"]
 OPTIONS = [
@@ -26,6 +27,12 @@ OPTIONS = [
     "--lr=0.01",
     "--log_interval=1",
 ]
+
+
+def options_of(program: str, words: list[str] = OPTIONS) -> list[str]:
+    """The words whose options act in a program (train, eval, ...); it refuses the others."""
+    used_by = read_declared().used_by
+    return [word for word in words if program in used_by[word[2:].split("=")[0]]]
 
 
 def write_tiles(root: Path, train: int = 6, val: int = 3) -> Path:

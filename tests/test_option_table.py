@@ -34,7 +34,7 @@ IN_VAIN = {
     "inference": BUILT_IN | ALONE,
 }
 # In the table and not read in the runs of this test, and where it acts.
-CARD = dict.fromkeys(("device_id", "deterministic"), "an Ascend card")
+CARD = {"deterministic": "an Ascend card"}
 EXPORTED = {
     "mindir_runtime": "a .mindir",
     "lite_precision": "an exported model on Ascend",

@@ -1,6 +1,6 @@
 """Evaluate a checkpoint on a validation set: the twelve COCO lines, AP a class, detections as JSON."""
 
-from src.runtime import prepare_environment
+from src.runtime.device import prepare_environment
 
 prepare_environment()  # before anything imports MindSpore
 
@@ -10,8 +10,8 @@ from src.config import Config, run_entry_point  # noqa: E402
 def main(config: Config) -> int:
     """Run the evaluation that the options describe; the exit code."""
     from src.evaluation.session import evaluate_checkpoint
-    from src.modelarts import modelarts_session
-    from src.runtime import setup_inference
+    from src.remote.modelarts import modelarts_session
+    from src.runtime.device import setup_inference
 
     with modelarts_session(config) as config:
         return evaluate_checkpoint(config, setup_inference(config))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from src.runtime import prepare_environment
+from src.runtime.device import prepare_environment
 
 prepare_environment()  # before anything imports MindSpore
 
@@ -11,13 +11,13 @@ from src.config import Config, run_entry_point  # noqa: E402
 
 def main(config: Config) -> int:
     """Run the export that the options describe; the exit code."""
-    from src.deploy.export import export_model, runtime_options
+    from src.export.export import export_model, runtime_options
     from src.logger import setup_logger
-    from src.modelarts import modelarts_session
-    from src.runtime import setup_runtime
+    from src.remote.modelarts import modelarts_session
+    from src.runtime.device import setup_runtime
 
     if config.check_ascend:
-        from src.deploy.ascend_operators import report_operators
+        from src.export.ascend_operators import report_operators
 
         setup_logger(None, 0)
         return int(report_operators(Path(config.check_ascend)))

@@ -1,6 +1,6 @@
 """Detect in pictures and whole scenes with a checkpoint, a MINDIR or an ONNX file: pictures with boxes, and files."""
 
-from src.runtime import prepare_environment
+from src.runtime.device import prepare_environment
 
 prepare_environment()  # before anything imports MindSpore
 
@@ -9,8 +9,8 @@ from src.config import Config, run_entry_point  # noqa: E402
 
 def main(config: Config) -> int:
     """Run the inference that the options describe; the exit code."""
-    from src.deploy.inference import run_inference
-    from src.runtime import setup_inference
+    from src.detect.inference import run_inference
+    from src.runtime.device import setup_inference
 
     setup_inference(config.replace(is_distributed=False))
     return run_inference(config)

@@ -1,6 +1,6 @@
 """Train YOLOv4 on a data set in COCO format."""
 
-from src.runtime import prepare_environment
+from src.runtime.device import prepare_environment
 
 prepare_environment()  # before anything imports MindSpore
 
@@ -9,13 +9,13 @@ from src.config import Config, run_entry_point  # noqa: E402
 
 def main(config: Config) -> int:
     """Run the training that the options describe; the exit code."""
-    from src.modelarts import modelarts_session
-    from src.stop_request import StopRequest
+    from src.remote.modelarts import modelarts_session
+    from src.runtime.stop_request import StopRequest
 
     stop = StopRequest()
     with modelarts_session(config) as config, stop.listening():
-        from src.runtime import setup_runtime
-        from src.trainer import train  # imports MindSpore, whose threads must not receive the signals
+        from src.runtime.device import setup_runtime
+        from src.train.trainer import train  # imports MindSpore, whose threads must not receive the signals
 
         return train(config, setup_runtime(config), stop)
 

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks.machine import load_average
-from src.atomic import write_json
+from src.base.atomic import write_json
 from src.config import load_config
 from src.data_loader import TrainLoader
 from src.distributed_sampler import DistributedSampler

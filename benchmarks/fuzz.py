@@ -28,13 +28,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.runtime import prepare_environment
+from src.runtime.device import prepare_environment
 
 prepare_environment()
 
 from benchmarks.fuzz_formats import FORMATS, Format, NotInstalledError  # noqa: E402
 from benchmarks.fuzz_mutations import mutated  # noqa: E402
-from src.errors import UserError  # noqa: E402
+from src.base.errors import UserError  # noqa: E402
 
 SECONDS, CLOCK, MEMORY = 5.0, 60.0, 1 << 30  # processor time, clock (the machine may be busy), bytes an input
 LONGEST_LINE = 1500

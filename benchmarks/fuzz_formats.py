@@ -64,7 +64,7 @@ def _coco_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_coco(folder: Path) -> Reader:
-    from src.dota.submission import find_places
+    from src.evaluation.dota_submission import find_places
     from src.yolo_dataset import load_detection_set
 
     for name in ("1.png", "2.png", "P1__x0__y0.png", "P1__x1__y0.png"):
@@ -86,8 +86,8 @@ def _read_coco(folder: Path) -> Reader:
 
 
 def _read_checked(folder: Path) -> Reader:
-    from src.dataset_check import check_boxes, check_pictures, check_set
-    from src.dataset_findings import Findings, report
+    from src.datasets.check import check_boxes, check_pictures, check_set
+    from src.datasets.findings import Findings, report
 
     anchors = np.array(load_config([]).anchor_scales)
     for name in ("1.png", "2.png"):
@@ -120,8 +120,8 @@ def _dota_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_dota(folder: Path) -> Reader:
-    from src.dota.labels import object_boxes, read_labels
-    from src.dota.split import SplitOptions, _annotation, tile_objects
+    from src.datasets.dota_labels import object_boxes, read_labels
+    from src.datasets.dota_split import SplitOptions, _annotation, tile_objects
 
     options = SplitOptions(NAMES)
 
@@ -141,7 +141,7 @@ _VOC = """<annotation><folder>VOC</folder><filename>a.png</filename><size><width
 
 
 def _read_voc(folder: Path) -> Reader:
-    from src.converters.voc import read_voc_xml
+    from src.datasets.formats.voc import read_voc_xml
 
     def read(path: Path) -> None:
         _, size, objects = read_voc_xml(path)
@@ -152,8 +152,8 @@ def _read_voc(folder: Path) -> Reader:
 
 
 def _check_labelled(objects) -> None:
-    from src.converters.coco_writer import _bbox
-    from src.converters.labelled import LabelledPicture
+    from src.datasets.formats.coco_writer import _bbox
+    from src.datasets.formats.labelled import LabelledPicture
 
     for entry in objects:
         box, fault = _bbox(entry, LabelledPicture(Path("a.png"), 60, 40, objects))
@@ -162,7 +162,7 @@ def _check_labelled(objects) -> None:
 
 
 def _read_yolo(folder: Path) -> Reader:
-    from src.converters.yolo_txt import read_yolo_labels
+    from src.datasets.formats.yolo_txt import read_yolo_labels
 
     def read(path: Path) -> None:
         _check_labelled(read_yolo_labels(path, NAMES, 60, 40))
@@ -171,8 +171,8 @@ def _read_yolo(folder: Path) -> Reader:
 
 
 def _read_data_yaml(folder: Path) -> Reader:
-    from src.converters.labelled import ReadOptions
-    from src.converters.yolo_txt import _data_yaml, _from_data_yaml, class_names
+    from src.datasets.formats.labelled import ReadOptions
+    from src.datasets.formats.yolo_txt import _data_yaml, _from_data_yaml, class_names
 
     (folder / "images").mkdir(exist_ok=True)
 
@@ -216,13 +216,13 @@ lr: "help"
 
 
 def _settings_text() -> bytes:
-    from src.deploy.settings import ModelSettings
+    from src.detect.settings import ModelSettings
 
     return ModelSettings.from_config(load_config(_TINY)).to_yaml().encode()
 
 
 def _read_settings(folder: Path) -> Reader:
-    from src.deploy.settings import ModelSettings
+    from src.detect.settings import ModelSettings
 
     config = load_config([word for word in _TINY if "labels" not in word])
 
@@ -237,7 +237,7 @@ def _read_settings(folder: Path) -> Reader:
 
 
 def _rank_seeds(folder: Path) -> list[bytes]:
-    from src.rank_table import Device, RankTable, Server
+    from src.runtime.rank_table import Device, RankTable, Server
 
     servers = tuple(
         Server(f"10.0.0.{n}", tuple(Device(d, f"192.168.{n}.{d + 1}", 2 * n + d) for d in (0, 1)))
@@ -247,7 +247,7 @@ def _rank_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_rank(folder: Path) -> Reader:
-    from src.rank_table import read_rank_table
+    from src.runtime.rank_table import read_rank_table
 
     def read(path: Path) -> None:
         table = read_rank_table(path)
@@ -313,7 +313,7 @@ def _picture_seeds(kind: str) -> Callable[[Path], list[bytes]]:
 
 
 def _read_picture(folder: Path) -> Reader:
-    from src.image_io import read_rgb, read_size
+    from src.imaging.image_io import read_rgb, read_size
 
     def read(path: Path) -> None:
         image = read_rgb(path)
@@ -343,7 +343,7 @@ def _geotiff_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_geotiff(folder: Path) -> Reader:
-    from src.deploy.raster import open_raster
+    from src.imaging.raster import open_raster
 
     def read(path: Path) -> None:
         with open_raster(path) as raster:
@@ -373,7 +373,7 @@ def _zip_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_zip(folder: Path) -> Reader:
-    from src.archive import unpack_once
+    from src.remote.archive import unpack_once
 
     place = folder / "unpacked"
 
@@ -398,7 +398,7 @@ def _submission_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_submission(folder: Path) -> Reader:
-    from src.dota.submission import read_submission
+    from src.evaluation.dota_submission import read_submission
 
     def read(path: Path) -> None:
         for found in read_submission(path, NAMES).values():
@@ -411,7 +411,7 @@ def _read_submission(folder: Path) -> Reader:
 
 
 def _network():
-    from src.deploy.network_backend import build_network
+    from src.detect.network_backend import build_network
 
     return build_network(load_config(_TINY))
 
@@ -419,7 +419,7 @@ def _network():
 def _ckpt_seeds(folder: Path) -> list[bytes]:
     import mindspore as ms
 
-    from src.checkpoint import save_checkpoint
+    from src.weights.checkpoint import save_checkpoint
 
     state = {
         "step": 3,
@@ -438,7 +438,7 @@ def _ckpt_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_ckpt(folder: Path) -> Reader:
-    from src.checkpoint import load_network, read_checkpoint
+    from src.weights.checkpoint import load_network, read_checkpoint
 
     network = _network()
 
@@ -460,7 +460,7 @@ def _weights_seeds(folder: Path) -> list[bytes]:
     config = load_config(
         [*_TINY, "--image_mean=0,0,0", "--image_std=1,1,1", "--downsample_padding=symmetric"]
     )
-    from src.deploy.network_backend import build_network
+    from src.detect.network_backend import build_network
 
     network = build_network(config)
     layers = darknet_layers(network)
@@ -511,8 +511,8 @@ def _read_pth(folder: Path) -> Reader:
 
 
 def _exported(folder: Path, kind: str) -> list[bytes]:
-    from src.checkpoint import save_checkpoint
-    from src.deploy.export import export_model
+    from src.export.export import export_model
+    from src.weights.checkpoint import save_checkpoint
 
     save_checkpoint(_network(), folder / "net.ckpt")
     words = [f"--ckpt_file={folder / 'net.ckpt'}", f"--file_name={folder / 'net'}", f"--file_format={kind}"]
@@ -532,7 +532,7 @@ def _onnx_seeds(folder: Path) -> list[bytes]:
 
 def _read_model(predicts: bool) -> Callable[[Path], Reader]:
     def reader(folder: Path) -> Reader:
-        from src.deploy.backends import open_model
+        from src.detect.backends import open_model
 
         config = load_config([word for word in _TINY if "labels" not in word])
         picture = np.zeros((1, 3, 64, 64), np.uint8)

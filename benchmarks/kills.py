@@ -20,14 +20,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.runtime import prepare_environment
+from src.runtime.device import prepare_environment
 
 prepare_environment()  # before anything imports MindSpore
 
 import numpy as np  # noqa: E402
 
-from src.checkpoint import last_checkpoint, read_checkpoint  # noqa: E402
-from src.errors import UserError  # noqa: E402
+from src.base.errors import UserError  # noqa: E402
+from src.weights.checkpoint import last_checkpoint, read_checkpoint  # noqa: E402
 from tests.tiny import OPTIONS, write_tiles  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.runtime import guard_cpu_kernels
+from src.runtime.device import guard_cpu_kernels
 
 guard_cpu_kernels()  # before anything imports MindSpore
 
@@ -23,8 +23,8 @@ import numpy as np  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
 from src.loss import YoloLoss  # noqa: E402
-from src.optimizer import create_momentum  # noqa: E402
-from src.train_step import ForwardLoss, TrainStep, Update  # noqa: E402
+from src.train.optimizer import create_momentum  # noqa: E402
+from src.train.train_step import ForwardLoss, TrainStep, Update  # noqa: E402
 from src.yolo import STRIDES, Normalize, YoloV4  # noqa: E402
 
 

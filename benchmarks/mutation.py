@@ -29,8 +29,8 @@ TARGETS = {
     "src/evaluation/coco_metrics.py": ["tests/test_coco_metrics.py", "tests/test_analysis.py"],
     "src/evaluation/matching.py": ["tests/test_coco_metrics.py", "tests/test_dota_metrics.py"],
     "src/evaluation/dota_metrics.py": ["tests/test_dota_metrics.py"],
-    "src/evaluation/postprocess.py": ["tests/test_postprocess.py"],
-    "src/box_overlap.py": ["tests/test_box_overlap.py"],
+    "src/detect/postprocess.py": ["tests/test_postprocess.py"],
+    "src/layers/box_overlap.py": ["tests/test_box_overlap.py"],
     "src/targets.py": ["tests/test_targets.py"],
     "src/loss.py": ["tests/test_loss.py"],
 }

@@ -20,7 +20,7 @@ import numpy as np
 
 from src.config import load_config
 from src.data_loader import planes_first
-from src.image_io import read_rgb
+from src.imaging.image_io import read_rgb
 from src.transforms import TrainAugment
 from utils.make_sample import write_scene
 

@@ -7,7 +7,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from src.runtime import Runtime, prepare_environment
+from src.runtime.device import Runtime, prepare_environment
 
 prepare_environment()  # before anything imports MindSpore
 
@@ -18,22 +18,22 @@ from mindspore import Tensor, nn  # noqa: E402
 
 from benchmarks.maps import decoded_maps  # noqa: E402
 from benchmarks.peers.serve import Case, serve  # noqa: E402
-from src.checkpoint import save_checkpoint  # noqa: E402
-from src.compile_cache import CompileCache  # noqa: E402
 from src.config import Config, load_config  # noqa: E402
 from src.data_loader import planes_first  # noqa: E402
-from src.deploy.export import export_model  # noqa: E402
-from src.deploy.merge import TileDetections, merge_scene  # noqa: E402
-from src.deploy.network_backend import NetworkBackend, build_network  # noqa: E402
-from src.deploy.scenes import SceneOptions, detect_scene  # noqa: E402
-from src.dota.split import SplitOptions, split_set, tile_starts  # noqa: E402
-from src.evaluation.postprocess import PostprocessOptions, postprocess  # noqa: E402
+from src.datasets.dota_split import SplitOptions, split_set, tile_starts  # noqa: E402
+from src.datasets.sample.scenes import draw_scene  # noqa: E402
+from src.detect.merge import TileDetections, merge_scene  # noqa: E402
+from src.detect.network_backend import NetworkBackend, build_network  # noqa: E402
+from src.detect.postprocess import PostprocessOptions, postprocess  # noqa: E402
+from src.detect.scenes import SceneOptions, detect_scene  # noqa: E402
 from src.evaluation.session import evaluate_set, load_validation_set, postprocess_options  # noqa: E402
-from src.image_io import write_image  # noqa: E402
+from src.export.export import export_model  # noqa: E402
+from src.imaging.image_io import write_image  # noqa: E402
 from src.initializer import initialize, set_head_prior  # noqa: E402
-from src.runtime import setup_runtime  # noqa: E402
-from src.sample.scenes import draw_scene  # noqa: E402
-from src.train_setup import create_augment, create_forward, create_optimizer, create_train_step  # noqa: E402
+from src.runtime.device import setup_runtime  # noqa: E402
+from src.train.compile_cache import CompileCache  # noqa: E402
+from src.train.train_setup import create_augment, create_forward, create_optimizer, create_train_step  # noqa: E402
+from src.weights.checkpoint import save_checkpoint  # noqa: E402
 
 SCORE_THRESHOLD = 0.001
 FULL_SHAPE, FULL_LAYERS = (64, 128, 256, 512, 1024), (1, 2, 8, 8, 4)

@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.machine import describe_machine, load_average
 from benchmarks.workers import Worker
-from src.atomic import atomic_write, write_json
+from src.base.atomic import atomic_write, write_json
 from src.report.svg import line_chart
 
 MEGABYTE = 2**20

@@ -20,7 +20,7 @@ from benchmarks.machine import describe_machine, load_average
 from benchmarks.rows import FULL, QUICK, Bench, Plan
 from benchmarks.table import Row, plain, table
 from benchmarks.workers import PEERS_PYTHON
-from src.atomic import write_json
+from src.base.atomic import write_json
 
 
 def run(plan: Plan, keys: list[str], folder: Path) -> tuple[list[Row], dict]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.machine import describe_machine
 from benchmarks.scaling import FULL, MEGABYTE, SLIM, write_batch
 from benchmarks.workers import Worker
-from src.atomic import write_json
+from src.base.atomic import write_json
 
 PARTS = ("convolutions", "batchnorm", "activation", "loss", "optimizer")
 

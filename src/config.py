@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from src.errors import UserError, reports_mistakes
+from src.base.errors import UserError, reports_mistakes
 from src.options import names
 from src.options.command_line import parse_command_line
 from src.options.declared import read_declared

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from mindspore import nn, ops
 
-from src.batch_norm import BatchNorm
-from src.errors import UserError
+from src.base.errors import UserError
+from src.layers.batch_norm import BatchNorm
 
 BACKBONE_SHAPE = (64, 128, 256, 512, 1024)
 BACKBONE_LAYERS = (1, 2, 8, 8, 4)

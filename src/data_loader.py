@@ -16,9 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from src.base.errors import UserError
 from src.distributed_sampler import DistributedSampler, shape_for_step
-from src.errors import UserError
-from src.image_io import read_rgb
+from src.imaging.image_io import read_rgb
 from src.logger import get_logger
 from src.perspective import PerspectiveAugment
 from src.transforms import ResizeGeometry, Sample, TrainAugment, mix, stretch_for_eval
@@ -195,7 +195,7 @@ class EvalLoader:
         input_hw: (height, width) of the network's input.
         batch_size: pictures a batch; the last one is filled by repeats, so that its shape does not change.
         indices: records to take; all by default.
-        resize: from picture and input_hw to the input and its geometry (`src.letterbox.eval_resize`).
+        resize: from picture and input_hw to the input and its geometry (`src.detect.letterbox.eval_resize`).
         workers: threads.
     """
 

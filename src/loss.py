@@ -12,8 +12,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
-from src.box_overlap import KINDS, box_overlap
-from src.errors import UserError
+from src.base.errors import UserError
+from src.layers.box_overlap import KINDS, box_overlap
 from src.pair_loss import PairLoss, box_weight
 from src.targets import TargetAssigner, grid_shapes
 from src.yolo import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
@@ -124,7 +124,7 @@ class YoloLoss(nn.Cell):
         label_smooth, label_smooth_factor: as of `TargetAssigner`.
         gains: of box, objectness, class.
         head_gains: of strides 32, 16, 8.
-        box_kind: giou as published, diou or ciou (`src.box_overlap`).
+        box_kind: giou as published, diou or ciou (`src.layers.box_overlap`).
         mask_piece: as `piece` of `OverlapsAny`.
         assignment: cell, or pair: box and class loss of `PairLoss`.
         box_weight: size or flat, as of `src.pair_loss.box_weight`.

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.box_overlap import box_overlap
+from src.layers.box_overlap import box_overlap
 from src.yolo import ANCHORS_A_CELL, STRIDES
 
 EPSILON = 1e-7  # of MindYOLO's overlap
@@ -31,7 +31,7 @@ class PairLoss(nn.Cell):
 
     Args:
         num_classes: number of classes C.
-        box_kind: overlap, as of `src.box_overlap`.
+        box_kind: overlap, as of `src.layers.box_overlap`.
         weight_kind: as of `box_weight`.
         on, off: class targets of the object's class and of the others.
 

@@ -14,8 +14,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
-from src.anchors import SECOND_PASS_OVERLAP
-from src.errors import UserError
+from src.base.errors import UserError
+from src.layers.anchors import SECOND_PASS_OVERLAP
 from src.yolo import ANCHORS, ANCHORS_A_CELL, STRIDES, head_settings
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
+from src.base.errors import UserError
 from src.cspdarknet53 import BACKBONE_LAYERS, BACKBONE_SHAPE, CspDarknet53, conv_block
-from src.drop_block import DropBlock
-from src.errors import UserError
+from src.layers.drop_block import DropBlock
 
 ANCHORS = np.array(
     [[12, 16], [19, 36], [40, 28], [36, 75], [76, 55], [72, 146], [142, 110], [192, 243], [459, 401]],

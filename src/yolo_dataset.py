@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import UserError, one_line, shown
-from src.image_io import read_size
+from src.base.errors import UserError, one_line, shown
+from src.imaging.image_io import read_size
 
 # Results are tables of numpy integers (image_id int64, category_id int32; a class that the file lacks gets
 # an id above its largest), so larger ones are refused here and not cut there.
@@ -77,7 +77,7 @@ def resolve_set(data_dir: str | Path, split: str, ann_file: str | Path = "") -> 
     Args:
         data_dir: folder with annotations/{split}.json and {split}/, or annotations/instances_{split}2017.json
             and {split}2017/; the pictures may lie below images/. Where there is no annotation file, MindYOLO's text
-            labels are taken for training: {split}2017.txt or labels/{split}2017/ (`src.yolo_labels`).
+            labels are taken for training: {split}2017.txt or labels/{split}2017/ (`src.datasets.formats.yolo_labels`).
         split: train, val or test.
         ann_file: an annotation file or list elsewhere; `data_dir` may then be the folder of the pictures itself.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.runtime import prepare_environment
+from src.runtime.device import prepare_environment
 
 prepare_environment()
 os.environ |= {"MS_DEV_SAVE_GRAPHS": "1", "MS_DEV_DUMP_IR_PASSES": "validate"}  # read at MindSpore's import
@@ -20,10 +20,10 @@ import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
 
 from src.config import load_config  # noqa: E402
-from src.deploy.network_backend import NetworkBackend, build_network  # noqa: E402
-from src.network_setup import set_precision  # noqa: E402
-from src.train_setup import create_forward, create_optimizer, create_rates, create_train_step  # noqa: E402
-from src.train_step import LossScaler, MovingAverage  # noqa: E402
+from src.detect.network_backend import NetworkBackend, build_network  # noqa: E402
+from src.train.network_setup import set_precision  # noqa: E402
+from src.train.train_setup import create_forward, create_optimizer, create_rates, create_train_step  # noqa: E402
+from src.train.train_step import LossScaler, MovingAverage  # noqa: E402
 from tests.tiny import OPTIONS  # noqa: E402
 
 STEPS = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from src.runtime import prepare_environment
+from src.runtime.device import prepare_environment
 
 prepare_environment()
 

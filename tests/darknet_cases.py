@@ -55,7 +55,7 @@ def write_case(name: str, folder: Path):
     import mindspore as ms
 
     from src.config import load_config
-    from src.deploy.network_backend import build_network
+    from src.detect.network_backend import build_network
     from src.weights import darknet
     from src.weights.layer_order import darknet_layers
     from tests.darknet_file import write_random_weights
@@ -121,7 +121,7 @@ def main(python: str) -> None:
 
 
 if __name__ == "__main__":
-    from src.runtime import prepare_environment
+    from src.runtime.device import prepare_environment
 
     prepare_environment()
     main(sys.argv[1])

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from src.evaluation.postprocess import PostprocessOptions
+from src.detect.postprocess import PostprocessOptions
 
 NAMES = ("ship", "plane")
 COLOURS = ((230, 40, 30), (30, 60, 235))

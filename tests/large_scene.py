@@ -12,7 +12,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from src.deploy.scenes import SceneOptions, detect_scene, write_scene_maps
+from src.detect.scenes import SceneOptions, detect_scene, write_scene_maps
 from tests.drawn_scene import NAMES, POST, by_place, draw, find_rectangles
 
 SIDE, CELL = 20_000, 200

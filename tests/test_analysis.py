@@ -10,9 +10,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from src.detect.detections import DETECTION, write_coco_json
 from src.evaluation.analysis import confusion_matrix, pair_pictures, score_thresholds
 from src.evaluation.coco_metrics import SIZE_BUCKETS, evaluate_coco
-from src.evaluation.detections import DETECTION, write_coco_json
 from src.yolo_dataset import DetectionSet, ImageRecord
 from tests.test_coco_metrics import IDS, NAMES, detections, ground_truth, random_case
 

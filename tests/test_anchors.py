@@ -9,9 +9,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.anchors import SECOND_PASS_OVERLAP, fit_of, kmeans_anchors, refine_anchors, shape_iou, sorted_anchors
+from src.base.errors import UserError
 from src.config import load_config
-from src.errors import UserError
+from src.layers.anchors import (
+    SECOND_PASS_OVERLAP,
+    fit_of,
+    kmeans_anchors,
+    refine_anchors,
+    shape_iou,
+    sorted_anchors,
+)
 from src.targets import assign_targets
 from src.transforms import letterbox, letterbox_geometry, stretch_for_eval, stretch_geometry
 from src.yolo_dataset import load_detection_set, resolve_set

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from src import archive
-from src.archive import unpack_once
-from src.errors import UserError
+from src.base.errors import UserError
+from src.remote import archive
+from src.remote.archive import unpack_once
 
 
 def write_zip(path: Path, files: dict[str, bytes], compress: int = zipfile.ZIP_DEFLATED) -> Path:

@@ -12,17 +12,17 @@ import onnx
 import onnxruntime
 import pytest
 
-from src.checkpoint import save_checkpoint
+from src.base.errors import UserError
 from src.config import load_config
-from src.deploy import ascend_operators
-from src.deploy.ascend_card import ACL_PRECISION, card_of
-from src.deploy.backends import open_model
-from src.deploy.export import export_model
-from src.deploy.network_backend import build_network
-from src.deploy.offline_model import aipp_config, atc_command
-from src.deploy.settings import ModelSettings, read_settings
-from src.errors import UserError
-from src.evaluation.postprocess import PostprocessOptions, postprocess
+from src.detect.ascend_card import ACL_PRECISION, card_of
+from src.detect.backends import open_model
+from src.detect.network_backend import build_network
+from src.detect.postprocess import PostprocessOptions, postprocess
+from src.detect.settings import ModelSettings, read_settings
+from src.export import ascend_operators
+from src.export.export import export_model
+from src.export.offline_model import aipp_config, atc_command
+from src.weights.checkpoint import save_checkpoint
 from tests import ascend_fakes
 from tests.test_export import assert_same_boxes
 from tests.tiny import OPTIONS
@@ -162,13 +162,13 @@ def test_onnx_on_ascend_does_not_fall_back_to_the_cpu(monkeypatch, model, availa
 
 def test_operators_that_run_on_the_cpu_are_said(monkeypatch, model, caplog):
     sessions = ascend_fakes.install_onnx_providers(monkeypatch, [CANN, CPU], cpu_nodes=True)
-    monkeypatch.setattr("src.deploy.runtimes.get_logger", lambda: __import__("logging").getLogger("test"))
+    monkeypatch.setattr("src.detect.runtimes.get_logger", lambda: __import__("logging").getLogger("test"))
     opened(model)
     assert len(sessions) == 2 and f"--check_ascend={model} names them" in caplog.text
 
 
 def test_a_device_that_nobody_set_is_what_is_there(monkeypatch, model, pictures, reference, caplog):
-    monkeypatch.setattr("src.deploy.runtimes.get_logger", lambda: __import__("logging").getLogger("test"))
+    monkeypatch.setattr("src.detect.runtimes.get_logger", lambda: __import__("logging").getLogger("test"))
     caplog.set_level("INFO")
     backend, _ = open_model(load_config([f"--pretrained={model}"]))
     assert_maps(backend.predict(pictures), reference)
@@ -264,7 +264,7 @@ def test_without_atc_its_line_is_printed(monkeypatch, tmp_path, model, caplog):
     monkeypatch.setenv("PATH", "/nowhere")
     caplog.set_level("INFO")
     monkeypatch.setattr(
-        "src.deploy.offline_model.get_logger", lambda: __import__("logging").getLogger("test")
+        "src.export.offline_model.get_logger", lambda: __import__("logging").getLogger("test")
     )
     target = export(model.parent, "OM", f"--file_name={tmp_path}/net", "--soc_version=Ascend310P3")
     assert target == tmp_path / "net.onnx" and not (tmp_path / "net.om").exists()

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
-from src.batch_norm import BatchNorm, collect_batch_norm
-from src.network_setup import freeze
+from src.layers.batch_norm import BatchNorm, collect_batch_norm
+from src.train.network_setup import freeze
 
 
 class Refuses(nn.Cell):

@@ -17,7 +17,7 @@ from benchmarks.peers.published_method import augment, detect, hsv_to_rgb, rgb_t
 from benchmarks.scaling import describe, exponent, picture
 from benchmarks.table import Row, compare, plain, table
 from benchmarks.workers import ROOT, Timing, Worker, WorkerError, interleave, paired_ratio
-from src.evaluation.postprocess import PostprocessOptions, postprocess
+from src.detect.postprocess import PostprocessOptions, postprocess
 
 FULL, LAYERS = (64, 128, 256, 512, 1024), (1, 2, 8, 8, 4)
 

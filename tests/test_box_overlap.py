@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.box_overlap import KINDS, box_overlap
+from src.layers.box_overlap import KINDS, box_overlap
 
 # predicted, true: x y w h
 PAIRS = {

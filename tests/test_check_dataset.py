@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from src.dataset_check import check_set
-from src.dataset_findings import KINDS, Findings
-from src.errors import UserError
+from src.base.errors import UserError
+from src.datasets.check import check_set
+from src.datasets.findings import KINDS, Findings
 from src.yolo_dataset import load_detection_set
 from tests.tiny import NAMES, write_tiles
 from utils.check_dataset import main

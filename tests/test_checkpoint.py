@@ -7,9 +7,15 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from src import checkpoint
-from src.checkpoint import load_backbone, load_network, prune_checkpoints, read_checkpoint, save_checkpoint
-from src.errors import UserError
+from src.base.errors import UserError
+from src.weights import checkpoint
+from src.weights.checkpoint import (
+    load_backbone,
+    load_network,
+    prune_checkpoints,
+    read_checkpoint,
+    save_checkpoint,
+)
 from src.yolo import YoloV4
 
 SLIM = {

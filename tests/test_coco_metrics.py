@@ -11,9 +11,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from src.errors import UserError
+from src.base.errors import UserError
+from src.detect.detections import DETECTION, write_coco_json
 from src.evaluation.coco_metrics import evaluate_coco
-from src.evaluation.detections import DETECTION, write_coco_json
 
 NAMES = ("plane", "ship", "tank")
 IDS = (1, 2, 7)

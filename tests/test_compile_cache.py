@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.checkpoint import read_checkpoint
-from src.compile_cache import CompileCache, graph_digest
-from src.errors import UserError
+from src.base.errors import UserError
+from src.train.compile_cache import CompileCache, graph_digest
+from src.weights.checkpoint import read_checkpoint
 from tests.tiny import OPTIONS, tiny_config, write_tiles
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from src.base.errors import UserError
 from src.config import Config, load_config
-from src.errors import UserError
 from src.options.declared import DEFAULT_CONFIG
 from src.options.names import ALIASES
 

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from src.base.errors import UserError
 from src.config import load_config
-from src.converters.coco_writer import WriteOptions, file_names, labels_option, write_coco
-from src.converters.dota_scenes import read_dota
-from src.converters.labelled import ReadOptions, split_by_share
-from src.converters.voc import read_voc, read_voc_xml
-from src.converters.yolo_txt import read_yolo, read_yolo_labels
-from src.dota.labels import CLASSES_V1_5, DotaObject, write_labels
-from src.errors import UserError
-from src.image_io import read_rgb, write_image
+from src.datasets.dota_labels import CLASSES_V1_5, DotaObject, write_labels
+from src.datasets.formats.coco_writer import WriteOptions, file_names, labels_option, write_coco
+from src.datasets.formats.dota_scenes import read_dota
+from src.datasets.formats.labelled import ReadOptions, split_by_share
+from src.datasets.formats.voc import read_voc, read_voc_xml
+from src.datasets.formats.yolo_txt import read_yolo, read_yolo_labels
+from src.imaging.image_io import read_rgb, write_image
 from src.yolo_dataset import load_detection_set, resolve_set
 from utils.convert_to_coco import main
 

@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 import pytest
 
-from src.collectives import MOST_DATA_THREADS, data_threads
+from src.base.errors import UserError
 from src.data_loader import EvalLoader, TrainLoader
 from src.distributed_sampler import DistributedSampler
-from src.errors import UserError
 from src.logger import LOGGER_NAME
 from src.perspective import PerspectiveAugment
-from src.runtime import Runtime
+from src.runtime.collectives import MOST_DATA_THREADS, data_threads
+from src.runtime.device import Runtime
 from src.transforms import TrainAugment, letterbox
 from src.yolo_dataset import load_detection_set
 
@@ -303,7 +303,7 @@ def test_a_bad_picture_is_named_and_the_threads_end(tiles, content):
     (set(range(100)), [], MOST_DATA_THREADS),
 ])  # fmt: skip
 def test_threads_are_the_cores_that_a_rank_has(monkeypatch, cores, others, expected):
-    import src.collectives as module
+    import src.runtime.collectives as module
 
     told = []
 

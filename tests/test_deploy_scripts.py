@@ -12,10 +12,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from src.checkpoint import save_checkpoint
-from src.deploy.export import export_model
-from src.deploy.network_backend import build_network
-from src.dota.labels import DotaObject, write_labels
+from src.datasets.dota_labels import DotaObject, write_labels
+from src.detect.network_backend import build_network
+from src.export.export import export_model
+from src.weights.checkpoint import save_checkpoint
 from tests.tiny import tiny_config, write_tiles
 
 ROOT = Path(__file__).parent.parent

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from src.data_loader import EvalBatch
-from src.evaluation import detections as module
-from src.evaluation.detections import DETECTION, detect_set, to_table
-from src.evaluation.postprocess import Detections, PostprocessOptions
+from src.detect import detections as module
+from src.detect.detections import DETECTION, detect_set, to_table
+from src.detect.postprocess import Detections, PostprocessOptions
 from src.transforms import ResizeGeometry
 from src.yolo_dataset import ImageRecord
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.checkpoint import last_checkpoint, read_checkpoint
-from src.errors import UserError
+from src.base.errors import UserError
+from src.weights.checkpoint import last_checkpoint, read_checkpoint
 from tests.test_rank_table import documented, table_of
 from tests.tiny import OPTIONS, write_tiles
 

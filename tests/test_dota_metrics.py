@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from src.errors import UserError
+from src.base.errors import UserError
+from src.detect.postprocess import Detections
 from src.evaluation.dota_metrics import SceneObjects, average_precision, evaluate_dota
-from src.evaluation.postprocess import Detections
 
 NAMES = ("plane", "ship", "harbor")
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.dota.labels import CLASSES_V1_5, DotaObject, read_labels, write_labels
-from src.dota.split import SplitOptions, split_set, tile_objects, tile_starts
-from src.errors import UserError
-from src.image_io import read_rgb, write_image
+from src.base.errors import UserError
+from src.datasets.dota_labels import CLASSES_V1_5, DotaObject, read_labels, write_labels
+from src.datasets.dota_split import SplitOptions, split_set, tile_objects, tile_starts
+from src.imaging.image_io import read_rgb, write_image
 
 OPTIONS = SplitOptions(CLASSES_V1_5)
 

@@ -10,30 +10,30 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from src.archive import unpack_once
-from src.checkpoint import last_checkpoint, read_checkpoint, save_checkpoint
-from src.converters.coco_writer import WriteOptions, write_coco
-from src.converters.labelled import LabelledObject, LabelledPicture, LabelledSet
-from src.deploy.export import export_model
-from src.deploy.network_backend import build_network
-from src.deploy.results import PictureResult, write_results
-from src.deploy.settings import ModelSettings, write_settings
-from src.dota.labels import DotaObject, write_labels
-from src.dota.split import SplitOptions, split_set
-from src.dota.submission import write_submission
-from src.download import local_file
-from src.errors import UserError, reports_mistakes
-from src.evaluation.detections import DETECTION, write_coco_json
-from src.evaluation.postprocess import Detections
-from src.image_io import write_image
-from src.modelarts import upload
-from src.object_storage import open_store
-from src.rank_table import Device, RankTable, Server, write_rank_table
+from src.base.errors import UserError, reports_mistakes
+from src.datasets.dota_labels import DotaObject, write_labels
+from src.datasets.dota_split import SplitOptions, split_set
+from src.datasets.formats.coco_writer import WriteOptions, write_coco
+from src.datasets.formats.labelled import LabelledObject, LabelledPicture, LabelledSet
+from src.detect.detections import DETECTION, write_coco_json
+from src.detect.network_backend import build_network
+from src.detect.postprocess import Detections
+from src.detect.results import PictureResult, write_results
+from src.detect.settings import ModelSettings, write_settings
+from src.evaluation.dota_submission import write_submission
+from src.export.export import export_model
+from src.imaging.image_io import write_image
+from src.remote.archive import unpack_once
+from src.remote.download import local_file
+from src.remote.modelarts import upload
+from src.remote.object_storage import open_store
 from src.report.events import EventFiles
 from src.report.history import EpochRow, write_history
 from src.report.report import Report
-from src.runtime import Runtime
-from src.trainer import Trainer
+from src.runtime.device import Runtime
+from src.runtime.rank_table import Device, RankTable, Server, write_rank_table
+from src.train.trainer import Trainer
+from src.weights.checkpoint import last_checkpoint, read_checkpoint, save_checkpoint
 from src.yolo_dataset import load_detection_set
 from tests.file_server import Behaviour, file_server
 from tests.full_disk import PAGE, small_disk
@@ -139,7 +139,7 @@ def submission(folder, sources):
 
 def archive(folder, sources):
     """`_check_size` knows of the disk; here the space goes while it unpacks."""
-    import src.archive as module
+    import src.remote.archive as module
 
     spare, module.SPARE_BYTES = module.SPARE_BYTES, -(1 << 30)
     try:
@@ -237,7 +237,7 @@ def test_an_export_on_a_full_disk(disk, tiles, tmp_path, kind, capfd):
 
 def test_no_room_for_the_name_of_a_file(tmp_path, capfd, sources, monkeypatch):
     """Where a folder or an empty file is one too many (inodes), the line names it too."""
-    monkeypatch.setattr("src.modelarts.UPLOAD_WAITS", ())
+    monkeypatch.setattr("src.remote.modelarts.UPLOAD_WAITS", ())
     with small_disk(tmp_path / "small", "1m,nr_inodes=3") as disk:
         if disk is None:
             pytest.skip("a small file system can be mounted by root alone")
@@ -254,7 +254,7 @@ def test_no_room_for_the_name_of_a_file(tmp_path, capfd, sources, monkeypatch):
 
 def test_a_bucket_that_is_a_folder_on_a_full_disk(disk, sources, monkeypatch):
     """`train_url` may be one; what did not fit leaves no piece behind."""
-    monkeypatch.setattr("src.modelarts.UPLOAD_WAITS", ())
+    monkeypatch.setattr("src.remote.modelarts.UPLOAD_WAITS", ())
     disk.empty()
     disk.leave(10 * PAGE)
     with pytest.raises(UserError, match=r"train_url: .*No space left on device"):

@@ -12,12 +12,12 @@ import pytest
 from mindspore import Tensor
 
 from src.config import load_config
-from src.deploy.network_backend import build_network
+from src.detect.detections import to_table
+from src.detect.network_backend import build_network
+from src.detect.postprocess import PostprocessOptions, postprocess
 from src.evaluation.coco_metrics import evaluate_coco
-from src.evaluation.detections import to_table
-from src.evaluation.postprocess import PostprocessOptions, postprocess
 from src.initializer import initialize
-from src.network_setup import set_precision
+from src.train.network_setup import set_precision
 from src.yolo import ANCHORS, SCALE_X_Y, STRIDES, YoloDecoder, head_settings
 from tests.tiny import OPTIONS
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.errors import UserError
-from src.rank_table import (
+from src.base.errors import UserError
+from src.runtime.rank_table import (
     make_rank_table,
     merge_rank_tables,
     parse_device_range,

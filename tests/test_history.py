@@ -8,7 +8,7 @@ from dataclasses import astuple
 
 import pytest
 
-from src.errors import UserError
+from src.base.errors import UserError
 from src.report.history import COLUMNS, EpochRow, read_history, with_row, write_history
 
 

@@ -23,24 +23,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from src.archive import unpack_once
-from src.checkpoint import load_network, read_checkpoint, save_checkpoint
+from src.base.errors import UserError, reports_mistakes
+from src.base.yaml_text import load_yaml
 from src.config import load_config
-from src.converters.coco_writer import labels_option
-from src.converters.labelled import ReadOptions
-from src.converters.yolo_txt import class_names, read_yolo
-from src.deploy.backends import open_model
-from src.deploy.network_backend import build_network
-from src.deploy.settings import ModelSettings
-from src.dota.labels import read_labels
-from src.dota.submission import find_places, read_submission
-from src.download import without_signature
-from src.errors import UserError, reports_mistakes
-from src.image_io import read_rgb
+from src.datasets.dota_labels import read_labels
+from src.datasets.formats.coco_writer import labels_option
+from src.datasets.formats.labelled import ReadOptions
+from src.datasets.formats.yolo_txt import class_names, read_yolo
+from src.detect.backends import open_model
+from src.detect.network_backend import build_network
+from src.detect.settings import ModelSettings
+from src.evaluation.dota_submission import find_places, read_submission
+from src.imaging.image_io import read_rgb
+from src.remote.archive import unpack_once
+from src.remote.download import without_signature
 from src.report.history import read_history
-from src.runtime import Runtime
-from src.trainer import Trainer
-from src.yaml_text import load_yaml
+from src.runtime.device import Runtime
+from src.train.trainer import Trainer
+from src.weights.checkpoint import load_network, read_checkpoint, save_checkpoint
 from src.yolo_dataset import load_detection_set
 from tests.tiny import tiny_config, write_tiles
 
@@ -249,8 +249,8 @@ def png(width, height, *chunks):
 PICTURES = """
 import resource, sys, time
 from pathlib import Path
-from src.errors import UserError
-from src.image_io import read_rgb
+from src.base.errors import UserError
+from src.imaging.image_io import read_rgb
 read_rgb(Path(sys.argv[1]))
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sys.argv[2:]:
@@ -291,7 +291,7 @@ def test_pictures_that_are_bombs_take_no_memory(tmp_path):
 
 
 def test_a_large_picture_of_real_content_is_no_bomb(tmp_path):
-    from src import image_io
+    from src.imaging import image_io
 
     path = tmp_path / "large.png"
     path.write_bytes(png(2, 2, (b"IDAT", zlib.compress(bytes(14)))))
@@ -309,7 +309,7 @@ def test_a_large_picture_of_real_content_is_no_bomb(tmp_path):
 )
 def test_a_tif_that_is_a_list_of_other_files_is_none(tmp_path, content):
     rasterio = pytest.importorskip("rasterio")
-    from src.deploy.raster import open_raster
+    from src.imaging.raster import open_raster
 
     secret = tmp_path / "secret.tif"
     with rasterio.open(secret, "w", "GTiff", 2, 2, 1, dtype="uint8") as sink:
@@ -324,7 +324,7 @@ def test_a_tif_that_is_a_list_of_other_files_is_none(tmp_path, content):
 )
 def test_a_vrt_names_files_of_this_host_alone(tmp_path, source):
     rasterio = pytest.importorskip("rasterio")
-    from src.deploy.raster import open_raster
+    from src.imaging.raster import open_raster
 
     with rasterio.open(tmp_path / "a.tif", "w", "GTiff", 2, 2, 1, dtype="uint8") as sink:
         sink.write(np.full((1, 2, 2), 77, np.uint8))

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from src.errors import UserError
-from src.image_io import read_rgb, read_size
+from src.base.errors import UserError
+from src.imaging.image_io import read_rgb, read_size
 
 
 def smooth(height: int, width: int) -> np.ndarray:

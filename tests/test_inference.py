@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.checkpoint import load_network, save_checkpoint
+from src.base.errors import UserError
 from src.config import load_config
-from src.deploy.export import export_model
-from src.deploy.inference import picture_names, run_inference, scene_options
-from src.deploy.network_backend import NETWORK_OPTIONS, build_network
-from src.deploy.pictures import list_pictures
-from src.errors import UserError
+from src.detect.inference import picture_names, run_inference, scene_options
+from src.detect.network_backend import NETWORK_OPTIONS, build_network
+from src.detect.pictures import list_pictures
+from src.export.export import export_model
 from src.initializer import initialize
+from src.weights.checkpoint import load_network, save_checkpoint
 from tests.tiny import OPTIONS
 
 

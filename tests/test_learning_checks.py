@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from src.learning_checks import LossWatch, warnings_before
-from src.runtime import Runtime
-from src.trainer import Trainer
+from src.runtime.device import Runtime
+from src.train.learning_checks import LossWatch, warnings_before
+from src.train.trainer import Trainer
 from src.yolo_dataset import load_detection_set
 from tests.tiny import NAMES, tiny_config, write_tiles
 

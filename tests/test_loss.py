@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from src.errors import UserError
+from src.base.errors import UserError
 from src.loss import OverlapsAny, YoloLoss, cross_entropy
 from src.yolo import STRIDES
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.base.errors import UserError
 from src.config import load_config
-from src.errors import UserError
 from src.lr_scheduler import learning_rates
-from src.train_setup import create_rates
+from src.train.train_setup import create_rates
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = (

@@ -6,8 +6,8 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.deploy.box_pairs import intersecting_pairs
-from src.deploy.merge import JOINED, MergeOptions, TileDetections, merge_scene, suppress_views
+from src.detect.box_pairs import intersecting_pairs
+from src.detect.merge import JOINED, MergeOptions, TileDetections, merge_scene, suppress_views
 
 
 def random_boxes(rng, count, area=200.0):
@@ -42,7 +42,7 @@ def test_pairs_equal_brute_force_and_come_once(seed, count):
 
 
 def test_pairs_of_many_boxes_in_parts_equal_an_independent_index(monkeypatch):
-    monkeypatch.setattr("src.deploy.box_pairs._CANDIDATES_AT_ONCE", 500)
+    monkeypatch.setattr("src.detect.box_pairs._CANDIDATES_AT_ONCE", 500)
     rng = np.random.default_rng(5)
     boxes = random_boxes(rng, 5000, area=3000)
     boxes[:3] = [[0, 0, 3000, 1], [0, 0, 1, 3000], [-10, -10, 4000, 4000]]

@@ -10,13 +10,13 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from src.checkpoint import load_network
 from src.config import load_config
-from src.deploy.network_backend import build_network
-from src.evaluation.postprocess import postprocess
+from src.detect.letterbox import eval_resize
+from src.detect.network_backend import build_network
+from src.detect.postprocess import postprocess
 from src.evaluation.session import postprocess_options
-from src.letterbox import eval_resize
-from src.train_setup import create_forward, create_loss, create_rates
+from src.train.train_setup import create_forward, create_loss, create_rates
+from src.weights.checkpoint import load_network
 from src.weights.mindyolo import our_name
 from tests.golden import golden_values
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from src.base.errors import UserError
 from src.config import load_config
-from src.errors import UserError
 
 FIXTURES = Path(__file__).parent / "fixtures" / "published"
 ROOT = Path(__file__).parent.parent

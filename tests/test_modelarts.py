@@ -15,10 +15,10 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 
-from src import modelarts, object_storage
+from src.base.errors import UserError
 from src.config import load_config
-from src.errors import UserError
-from src.modelarts import modelarts_session
+from src.remote import modelarts, object_storage
+from src.remote.modelarts import modelarts_session
 from tests.tiny import OPTIONS, options_of, write_tiles
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -305,9 +305,9 @@ def test_keys_in_the_address_are_refused_and_not_shown(tmp_path):
 WORKER = """
     import os, sys, time
     from pathlib import Path
-    from src import object_storage
+    from src.remote import object_storage
     from src.config import load_config
-    from src.modelarts import modelarts_session
+    from src.remote.modelarts import modelarts_session
     rank, log = sys.argv[1], Path(sys.argv[2])
     def note(word):
         with log.open("a") as handle:

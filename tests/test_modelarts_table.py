@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from src import rank_table
-from src.errors import UserError
-from src.rank_table import TABLE_VARIABLES, adopt_rank_table, read_rank_table
+from src.base.errors import UserError
+from src.runtime.device import rank_table
+from src.runtime.rank_table import TABLE_VARIABLES, adopt_rank_table, read_rank_table
 from tests.test_rank_table import documented, table_of
 from utils.hccl_tools import ranks_of_host
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.optimizer import create_adam, create_momentum, optimizer_slots, weight_decay_groups
+from src.train.optimizer import create_adam, create_momentum, optimizer_slots, weight_decay_groups
 from src.yolo import YoloV4
 
 

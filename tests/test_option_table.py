@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from src.base.errors import UserError
 from src.config import Config, load_config
-from src.errors import UserError
 from src.options.declared import read_declared
 from tests.tiny import OPTIONS, options_of, write_tiles
 
@@ -118,8 +118,8 @@ def read(tmp_path_factory) -> dict[str, set[str]]:
         return read_by(program(name).main, config)
 
     def build(*words: str) -> set[str]:
-        from src.runtime import Runtime
-        from src.trainer import Trainer
+        from src.runtime.device import Runtime
+        from src.train.trainer import Trainer
 
         config = load_config([*options_of("train", shared), *words], entry_point="train")
         return read_by(Trainer, config, Runtime())
@@ -188,10 +188,10 @@ def test_an_option_without_effect_is_refused_on_the_command_line(name, word, nam
 
 
 def test_options_that_wait_for_another_are_refused_without_it(tmp_path):
-    from src.deploy.export import check_options
-    from src.deploy.settings import ModelSettings
+    from src.detect.settings import ModelSettings
     from src.evaluation.session import start_folder
-    from src.runtime import Runtime
+    from src.export.export import check_options
+    from src.runtime.device import Runtime
 
     with pytest.raises(UserError, match="nms_thresh: acts under end_to_end alone"):
         check_options(load_config(["--nms_thresh=0.5"], "export"))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from src.config import load_config
 from src.perspective import PerspectiveAugment, gain_colour, shrink_or_grow, warp, warp_boxes
-from src.train_setup import create_augment
+from src.train.train_setup import create_augment
 from src.transforms import GREY, TrainAugment, mix
 from tests.markers import corner_points, find, marked
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.evaluation.postprocess import PostprocessOptions, postprocess, select_candidates, suppress
+from src.detect.postprocess import PostprocessOptions, postprocess, select_candidates, suppress
 from src.transforms import ResizeGeometry, letterbox
 
 

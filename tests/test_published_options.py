@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from src.base.errors import UserError
 from src.config import load_config
-from src.errors import UserError
 
 FILES = sorted((Path(__file__).parent / "fixtures" / "published").glob("*_config.json")) + [
     Path(__file__).parent / "fixtures" / "published" / "dota_version.json"

@@ -6,8 +6,8 @@ import stat
 
 import pytest
 
-from src.errors import UserError
-from src.rank_table import parse_device_range, read_rank_table
+from src.base.errors import UserError
+from src.runtime.rank_table import parse_device_range, read_rank_table
 from utils.hccl_tools import hccl_tools, merge_hccl, ranks_of_host
 
 

@@ -11,8 +11,8 @@ import rasterio
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine
 
-from src.deploy.raster import open_raster
-from src.errors import UserError
+from src.base.errors import UserError
+from src.imaging.raster import open_raster
 
 UTM = {"crs": "EPSG:32631", "transform": Affine(0.5, 0, 448000, 0, -0.5, 5412000)}
 

@@ -26,8 +26,8 @@ import numpy as np
 import pytest
 import yaml
 
+from src.datasets.sample.scenes import draw_scene
 from src.options.names import ALIASES, foreign
-from src.sample.scenes import draw_scene
 from tests.tiny import OPTIONS
 
 ROOT = Path(__file__).parent.parent
@@ -293,9 +293,9 @@ def write_weights(folder: Path) -> None:
     """Checkpoints of the tiny network under the names of the pages, and Darknet's files of it."""
     import mindspore as ms
 
-    from src.checkpoint import save_checkpoint
     from src.config import load_config
-    from src.deploy.network_backend import build_network
+    from src.detect.network_backend import build_network
+    from src.weights.checkpoint import save_checkpoint
     from src.weights.convert import convert
 
     ms.set_context(mode=ms.GRAPH_MODE)
@@ -325,7 +325,7 @@ def write_scenes(folder: Path) -> None:
     import rasterio
     from rasterio.transform import from_origin
 
-    from src.dota.labels import write_labels
+    from src.datasets.dota_labels import write_labels
 
     for seed, split in enumerate(("train", "val")):
         image, labels = draw_scene(seed + 2, 620)

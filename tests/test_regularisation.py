@@ -6,9 +6,9 @@ import pytest
 from mindspore import Tensor, nn, ops
 from numpy.lib.stride_tricks import sliding_window_view
 
-from src.adversarial import SelfAdversary
-from src.drop_block import DropBlock
-from src.train_step import ForwardLoss
+from src.layers.drop_block import DropBlock
+from src.train.adversarial import SelfAdversary
+from src.train.train_step import ForwardLoss
 
 
 @pytest.fixture(autouse=True)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from src.config import load_config
+from src.detect.detections import DETECTION
 from src.evaluation.analysis import confusion_matrix, pair_pictures, score_thresholds
 from src.evaluation.coco_metrics import evaluate_coco
-from src.evaluation.detections import DETECTION
 from src.report import sections
 from src.report.gallery import EACH, MOST_FOR_CLASSES, choose_pictures
 from src.report.history import EpochRow
@@ -268,7 +268,7 @@ def test_event_files_hold_the_scalars(tmp_path):
 def test_absent_tensorboard_is_one_line(tmp_path, monkeypatch):
     import sys
 
-    from src.errors import UserError
+    from src.base.errors import UserError
     from src.report.events import EventFiles
 
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
@@ -279,9 +279,9 @@ def test_absent_tensorboard_is_one_line(tmp_path, monkeypatch):
 
 def test_show_batch_draws_the_assigned_anchors(tmp_path):
     """Every drawn anchor is one that its box overlaps by more than 0.213, or its best."""
-    from src.anchors import SECOND_PASS_OVERLAP, shape_iou
-    from src.assignment_view import assigned_anchors, contact_sheet, draw_assignment
+    from src.layers.anchors import SECOND_PASS_OVERLAP, shape_iou
     from src.targets import TargetAssigner
+    from src.train.assignment_view import assigned_anchors, contact_sheet, draw_assignment
     from src.yolo import head_settings
     from utils.show_batch import draw_batches
 

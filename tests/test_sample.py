@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from src.dota.labels import CLASSES_V1_5
-from src.sample import objects
-from src.sample.canvas import Canvas
-from src.sample.scenes import draw_scene
+from src.datasets.dota_labels import CLASSES_V1_5
+from src.datasets.sample import objects
+from src.datasets.sample.canvas import Canvas
+from src.datasets.sample.scenes import draw_scene
 
 
 def test_a_seed_draws_the_same_scene_and_another_one_does_not():

@@ -15,15 +15,15 @@ import rasterio
 import shapely
 from rasterio.transform import Affine
 
+from src.base.errors import UserError
 from src.data_loader import planes_first
-from src.deploy import scenes
-from src.deploy.merge import MergeOptions
-from src.deploy.raster import open_raster
-from src.deploy.scene_tiles import SceneTiles
-from src.deploy.scenes import SceneOptions, detect_scene, draw_preview, write_scene_maps
-from src.errors import UserError
-from src.evaluation.postprocess import postprocess
-from src.image_io import write_image
+from src.detect import scenes
+from src.detect.merge import MergeOptions
+from src.detect.postprocess import postprocess
+from src.detect.scene_tiles import SceneTiles
+from src.detect.scenes import SceneOptions, detect_scene, draw_preview, write_scene_maps
+from src.imaging.image_io import write_image
+from src.imaging.raster import open_raster
 from src.transforms import stretch_for_eval
 from tests.drawn_scene import INPUT_HW, NAMES, POST, by_place, draw, find_rectangles, scatter
 
@@ -154,7 +154,7 @@ def test_tiles_cover_the_scene_and_batches_have_one_shape(tmp_path, monkeypatch)
             range(len(loader.tiles))
         )
         assert len(batches) == len(loader)
-        monkeypatch.setattr("src.deploy.scene_tiles._MOST_TILES", 1000)
+        monkeypatch.setattr("src.detect.scene_tiles._MOST_TILES", 1000)
         for options, name in (
             ({"overlap": 1.0}, "tile_overlap"),
             ({"tile_size": -4}, "tile_size"),

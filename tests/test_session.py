@@ -12,12 +12,12 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from src.detect.detections import write_coco_json
 from src.evaluation.analysis import PictureResult
 from src.evaluation.coco_metrics import ClassResult, CocoResult, evaluate_coco
-from src.evaluation.detections import write_coco_json
 from src.evaluation.recommendation import kinds_of, statistics_rows, threshold_rows, write_recommendation
 from src.evaluation.session import evaluate_set, load_validation_set, write_pictures
-from src.runtime import Runtime
+from src.runtime.device import Runtime
 from src.transforms import letterbox, stretch_for_eval
 from src.yolo_dataset import ImageRecord
 from tests.tiny import tiny_config, write_tiles

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import yaml
 
-from src.checkpoint import save_checkpoint
+from src.base.errors import UserError
 from src.config import load_config
-from src.deploy.backends import open_model
-from src.deploy.export import export_model
-from src.deploy.network_backend import NETWORK_OPTIONS, build_network
-from src.dota.labels import CLASSES_V1_5
-from src.errors import UserError
-from src.runtime import Runtime
-from src.start import find_start
-from src.trainer import Trainer
+from src.datasets.dota_labels import CLASSES_V1_5
+from src.detect.backends import open_model
+from src.detect.network_backend import NETWORK_OPTIONS, build_network
+from src.export.export import export_model
+from src.runtime.device import Runtime
+from src.train.start import find_start
+from src.train.trainer import Trainer
+from src.weights.checkpoint import save_checkpoint
 from src.weights.convert import convert
 from tests.file_server import Behaviour, file_server
 from tests.tiny import OPTIONS, tiny_config, write_tiles
@@ -254,7 +254,7 @@ def test_a_backbone_is_a_start_of_a_transfer_too(tiles, tmp_path):
 
 
 def test_a_transfer_without_a_network_says_what_to_do(tiles, tmp_path, monkeypatch):
-    monkeypatch.setattr("src.download.WAITS", ())
+    monkeypatch.setattr("src.remote.download.WAITS", ())
     words = ("--transfer_train=1", "--transfer_checkpoint_url=http://127.0.0.1:9/net.ckpt")
     with pytest.raises(
         UserError, match=r"^transfer_train: .*cannot be downloaded.*--pretrained_checkpoint=FILE$"

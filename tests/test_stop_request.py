@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from benchmarks.kills import kill_and_resume, same_checkpoint, uninterrupted
-from src.checkpoint import last_checkpoint, read_checkpoint
-from src.modelarts import upload
-from src.object_storage import open_store
-from src.runtime import Runtime
-from src.stop_request import AgreedStop, StopRequest
-from src.trainer import Trainer
+from src.remote.modelarts import upload
+from src.remote.object_storage import open_store
+from src.runtime.device import Runtime
+from src.runtime.stop_request import AgreedStop, StopRequest
+from src.train.trainer import Trainer
+from src.weights.checkpoint import last_checkpoint, read_checkpoint
 from tests.test_distributed import free_port
 from tests.tiny import OPTIONS, tiny_config, write_tiles
 
@@ -162,7 +162,7 @@ def test_a_cloud_job_that_is_stopped_uploads_its_checkpoint(tiles, compiled, tmp
 
 GIVEN_BACK = """
 import os, signal, time
-from src.stop_request import StopRequest
+from src.runtime.stop_request import StopRequest
 earlier = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 stop = StopRequest()
 with stop.listening():
@@ -189,7 +189,7 @@ def test_ranks_ask_at_the_same_steps_about_once_a_second(monkeypatch):
     clock = [0.0]
     ranks = [AgreedStop(StopRequest(), Runtime(rank, 2)) for rank in (0, 1)]
     mine: list[list[int]] = []
-    monkeypatch.setattr("src.stop_request.time.monotonic", lambda: clock[0] + 1)
+    monkeypatch.setattr("src.runtime.stop_request.time.monotonic", lambda: clock[0] + 1)
 
     def first_gather(runtime, numbers):  # collects; the answers follow when both have asked
         mine.append(numbers)
@@ -201,14 +201,14 @@ def test_ranks_ask_at_the_same_steps_about_once_a_second(monkeypatch):
         rows = []
         for rank in ranks:
             mine.clear()
-            monkeypatch.setattr("src.collectives.gather_numbers", first_gather)
+            monkeypatch.setattr("src.runtime.collectives.gather_numbers", first_gather)
             due = step >= rank.next_step
             if due:
                 seconds = 0.05 if rank.runtime.rank == 0 else 0.1
                 rows.append([rank.request.number, int(seconds * 1e6)])
         assert len(rows) in (0, 2)
         monkeypatch.setattr(
-            "src.collectives.gather_numbers", lambda runtime, numbers, rows=rows: np.array(rows)
+            "src.runtime.collectives.gather_numbers", lambda runtime, numbers, rows=rows: np.array(rows)
         )
         answers = [rank.at_step(step) for rank in ranks]
         if rows:

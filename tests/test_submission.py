@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.dota.labels import DotaObject, write_labels
-from src.dota.split import SplitOptions, split_set
-from src.dota.submission import (
+from src.base.errors import UserError
+from src.datasets.dota_labels import DotaObject, write_labels
+from src.datasets.dota_split import SplitOptions, split_set
+from src.detect.detections import DETECTION
+from src.detect.postprocess import Detections
+from src.evaluation.dota_submission import (
     find_places,
     merge_scenes,
     read_submission,
@@ -18,10 +21,7 @@ from src.dota.submission import (
     score_scenes,
     write_submission,
 )
-from src.errors import UserError
-from src.evaluation.detections import DETECTION
-from src.evaluation.postprocess import Detections
-from src.image_io import write_image
+from src.imaging.image_io import write_image
 from src.yolo_dataset import DetectionSet, ImageRecord, load_detection_set
 from tests.drawn_scene import draw, scatter
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mindspore import Tensor
 
-from src.errors import UserError
+from src.base.errors import UserError
 from src.targets import TargetAssigner, assign_targets, dense_targets
 from src.yolo import ANCHORS, STRIDES
 

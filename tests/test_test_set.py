@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from src.coco_classes import COCO_CLASSES, category_ids
+from src.base.errors import UserError
 from src.config import load_config
-from src.errors import UserError
-from src.evaluation.test_set import load_test_set
+from src.evaluation.coco_classes import COCO_CLASSES, category_ids
+from src.evaluation.unlabelled import load_test_set
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBERS = (7, 12, 581_929)

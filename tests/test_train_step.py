@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.batch_norm import BatchNorm
+from src.base.errors import UserError
 from src.config import load_config
-from src.deploy.network_backend import build_network
-from src.errors import UserError
-from src.network_setup import freeze, recompute_backbone, set_precision
-from src.optimizer import create_adam, create_momentum, optimizer_slots
-from src.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
+from src.detect.network_backend import build_network
+from src.layers.batch_norm import BatchNorm
+from src.train.network_setup import freeze, recompute_backbone, set_precision
+from src.train.optimizer import create_adam, create_momentum, optimizer_slots
+from src.train.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
 from tests.tiny import OPTIONS
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.checkpoint import read_checkpoint
+from src.base.errors import UserError
 from src.config import load_config
-from src.deploy.backends import open_model
-from src.dota.labels import CLASSES_V1_5
-from src.errors import UserError
-from src.runtime import Runtime
-from src.trainer import Trainer
+from src.datasets.dota_labels import CLASSES_V1_5
+from src.detect.backends import open_model
+from src.runtime.device import Runtime
+from src.train.trainer import Trainer
+from src.weights.checkpoint import read_checkpoint
 from tests.test_trainer import run
 from tests.tiny import OPTIONS, tiny_config, write_tiles
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from src.evaluation.visualize import class_colour, draw_boxes, side_by_side
+from src.imaging.visualize import class_colour, draw_boxes, side_by_side
 
 NAMES = ("plane", "ship", "harbor")
 

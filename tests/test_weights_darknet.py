@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-from src.checkpoint import load_backbone, load_network
+from src.base.errors import UserError
 from src.config import load_config
-from src.deploy.network_backend import build_network
-from src.errors import UserError
+from src.detect.network_backend import build_network
 from src.weights import darknet
+from src.weights.checkpoint import load_backbone, load_network
 from src.weights.convert import convert
 from src.weights.layer_order import convolutions, darknet_layers
 from src.yolo import YoloDecoder, YoloV4

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from src.base.errors import UserError
 from src.config import load_config
-from src.errors import UserError
 from src.weights import darknet, torch_state
 from src.weights.convert import convert
 from src.weights.layer_order import convolutions, darknet_layers

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
+from src.base.errors import UserError
 from src.cspdarknet53 import ComposedMish, CspDarknet53, Mish, activation_cell, conv_block
-from src.errors import UserError
 from src.loss import YoloLoss
 from src.yolo import ANCHORS, SCALE_X_Y, Normalize, SpatialPyramidPooling, YoloDecoder, YoloDetector, YoloV4
 from tests.golden import fill_golden

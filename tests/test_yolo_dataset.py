@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.errors import UserError
-from src.image_io import read_rgb
+from src.base.errors import UserError
+from src.imaging.image_io import read_rgb
 from src.yolo_dataset import load_detection_set, resolve_set
 
 NAMES = ("ship", "plane")

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from src.base.errors import UserError
 from src.config import load_config
-from src.errors import UserError
-from src.image_io import write_image
-from src.runtime import Runtime
-from src.train_setup import create_train_loader
+from src.imaging.image_io import write_image
+from src.runtime.device import Runtime
+from src.train.train_setup import create_train_loader
 from src.yolo_dataset import resolve_set
 from utils.convert_to_coco import main as convert_to_coco
 

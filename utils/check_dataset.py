@@ -13,14 +13,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from src.atomic import write_json
-from src.collectives import data_threads
+from src.base.atomic import write_json
+from src.base.errors import reports_mistakes
 from src.config import Config, load_config
-from src.dataset_check import check_boxes, check_pictures, check_set
-from src.dataset_findings import Findings, report
-from src.errors import reports_mistakes
+from src.datasets.check import check_boxes, check_pictures, check_set
+from src.datasets.findings import Findings, report
 from src.logger import progress_bar
-from src.runtime import Runtime
+from src.runtime.collectives import data_threads
+from src.runtime.device import Runtime
 from src.yolo_dataset import resolve_set
 
 ANN_OPTIONS = {"train": "ann_file", "val": "ann_val_file"}

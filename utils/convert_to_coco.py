@@ -11,13 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.converters.coco_writer import PLACING, WriteOptions, write_coco
-from src.converters.dota_scenes import read_dota
-from src.converters.labelled import DEFAULT_VAL_SHARE, ReadOptions
-from src.converters.voc import read_voc
-from src.converters.yolo_txt import read_yolo
-from src.dota.labels import CLASSES
-from src.errors import UserError, reports_mistakes
+from src.base.errors import UserError, reports_mistakes
+from src.datasets.dota_labels import CLASSES
+from src.datasets.formats.coco_writer import PLACING, WriteOptions, write_coco
+from src.datasets.formats.dota_scenes import read_dota
+from src.datasets.formats.labelled import DEFAULT_VAL_SHARE, ReadOptions
+from src.datasets.formats.voc import read_voc
+from src.datasets.formats.yolo_txt import read_yolo
 
 READERS = {"voc": read_voc, "yolo": read_yolo, "dota": read_dota}
 

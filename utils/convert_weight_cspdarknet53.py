@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.errors import reports_mistakes
-from src.runtime import prepare_environment
+from src.base.errors import reports_mistakes
+from src.runtime.device import prepare_environment
 
 ORI_WEIGHT = "./cspdarknet53_ascend_v120_imagenet2012_official_cv_bs64_top1acc7854_top5acc9428.ckpt"
 NEW_WEIGHT = "./yolov4_backbone.ckpt"

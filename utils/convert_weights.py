@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from src.base.errors import reports_mistakes
 from src.config import load_config
-from src.errors import reports_mistakes
-from src.runtime import prepare_environment
+from src.runtime.device import prepare_environment
 
 
 @reports_mistakes

@@ -11,12 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from src.anchors import AnchorFit, fit_of, kmeans_anchors, refine_anchors, sorted_anchors
+from src.base.errors import reports_mistakes
 from src.config import load_config
-from src.errors import reports_mistakes
+from src.datasets.formats.yolo_labels import annotations_of
+from src.layers.anchors import AnchorFit, fit_of, kmeans_anchors, refine_anchors, sorted_anchors
 from src.transforms import letterbox_geometry, stretch_geometry
 from src.yolo_dataset import DetectionSet, load_detection_set, resolve_set
-from src.yolo_labels import annotations_of
 
 METHODS = ("kmeans", "genetic")
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.dota.labels import write_labels
-from src.errors import UserError
-from src.image_io import write_image
+from src.base.errors import UserError
+from src.datasets.dota_labels import write_labels
+from src.datasets.sample.scenes import draw_scene
+from src.imaging.image_io import write_image
 from src.logger import progress_bar
-from src.sample.scenes import draw_scene
 
 VAL_SEEDS = 1_000_000  # keeps the seeds of held-out scenes apart from those of training scenes
 

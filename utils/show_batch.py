@@ -10,12 +10,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.runtime import prepare_environment
+from src.runtime.device import prepare_environment
 
 prepare_environment()  # before anything imports MindSpore
 
+from src.base.errors import reports_mistakes  # noqa: E402
 from src.config import Config, load_config  # noqa: E402
-from src.errors import reports_mistakes  # noqa: E402
 
 
 def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Path) -> list[Path]:
@@ -27,11 +27,11 @@ def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Pa
     import mindspore as ms
     import numpy as np
 
-    from src.assignment_view import assigned_anchors, contact_sheet, draw_sample
-    from src.image_io import write_image
-    from src.runtime import Runtime
+    from src.imaging.image_io import write_image
+    from src.runtime.device import Runtime
     from src.targets import TargetAssigner
-    from src.train_setup import create_train_loader
+    from src.train.assignment_view import assigned_anchors, contact_sheet, draw_sample
+    from src.train.train_setup import create_train_loader
     from src.yolo import head_settings
 
     loader = create_train_loader(config, Runtime())
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     if args.batches < 1 or args.epoch < 0 or args.columns < 1:
         parser.error("--batches and --columns must be 1 or more and --epoch 0 or more")
-    from src.runtime import setup_runtime
+    from src.runtime.device import setup_runtime
 
     config = load_config(rest).replace(device_target="CPU", is_distributed=False)
     setup_runtime(config)

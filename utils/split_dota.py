@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from src.dota.labels import CLASSES
-from src.dota.split import SplitOptions, split_set
-from src.errors import reports_mistakes
+from src.base.errors import reports_mistakes
+from src.datasets.dota_labels import CLASSES
+from src.datasets.dota_split import SplitOptions, split_set
 
 
 @reports_mistakes

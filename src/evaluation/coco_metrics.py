@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.evaluation.detections import written_boxes
+from src.detect.detections import written_boxes
 from src.evaluation.matching import IOU_THRESHOLDS, Objects, best_f1, match_class, precision_and_recall
 from src.logger import get_logger
 from src.yolo_dataset import read_annotations

@@ -8,7 +8,7 @@ import csv
 import shutil
 from pathlib import Path
 
-from src.atomic import atomic_write
+from src.base.atomic import atomic_write
 from src.evaluation.analysis import PictureResult, score_thresholds
 from src.evaluation.coco_metrics import CocoResult
 

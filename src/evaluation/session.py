@@ -7,23 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
-from src.collectives import data_threads, gather_rows, start_time
+from src.base.errors import UserError
 from src.config import Config
 from src.data_loader import EvalLoader
-from src.deploy.backends import Backend, open_model
+from src.detect.backends import Backend, open_model
+from src.detect.detections import DETECTION, detect_set, to_table, write_coco_json
+from src.detect.letterbox import eval_resize
+from src.detect.postprocess import PostprocessOptions
 from src.distributed_sampler import shard_indices
-from src.errors import UserError
 from src.evaluation.analysis import FALLBACK_SCORE, PictureResult, pair_pictures, score_thresholds
 from src.evaluation.coco_metrics import CocoResult, evaluate_coco
-from src.evaluation.detections import DETECTION, detect_set, to_table, write_coco_json
-from src.evaluation.postprocess import PostprocessOptions
 from src.evaluation.recommendation import write_recommendation
-from src.evaluation.visualize import draw_boxes, side_by_side
-from src.image_io import read_rgb, write_image
-from src.letterbox import eval_resize
+from src.imaging.image_io import read_rgb, write_image
+from src.imaging.visualize import draw_boxes, side_by_side
 from src.logger import get_logger, progress_bar, setup_logger
 from src.report.report import Report
-from src.runtime import Runtime
+from src.runtime.collectives import data_threads, gather_rows, start_time
+from src.runtime.device import Runtime
 from src.yolo_dataset import DetectionSet, load_detection_set, resolve_set
 
 

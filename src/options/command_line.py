@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from src.errors import UserError
+from src.base.errors import UserError
 from src.options.declared import Declared
 from src.options.names import foreign
 from src.options.values import SWITCHED, known_key

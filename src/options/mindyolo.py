@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from src.errors import UserError, shown
+from src.base.errors import UserError, shown
 from src.options.mindyolo_network import network_options
 
 BASE = "__BASE__"

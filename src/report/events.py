@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from src.errors import UserError, refusal
+from src.base.errors import UserError, refusal
 from src.logger import get_logger
 
 

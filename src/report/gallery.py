@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from src.evaluation.analysis import PictureResult
-from src.image_io import read_rgb
+from src.imaging.image_io import read_rgb
 
 EACH = 6  # pictures of each kind
 MOST_FOR_CLASSES = 12  # further ones, for classes that the kinds do not show

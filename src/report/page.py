@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from src.evaluation.visualize import class_colour
+from src.imaging.visualize import class_colour
 from src.report.svg import SERIES_COLOURS
 
 RELOAD_SECONDS = 60

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.atomic import atomic_write
+from src.base.atomic import atomic_write
 from src.evaluation.analysis import pair_pictures, score_thresholds
 from src.evaluation.coco_metrics import CocoResult
 from src.report import sections

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import mindspore as ms
 
-from src.atomic import atomic_write
-from src.batch_norm import EPSILON, epsilon_of
-from src.checkpoint import (
+from src.base.atomic import atomic_write
+from src.base.errors import UserError
+from src.config import Config
+from src.detect.network_backend import NETWORK_OPTIONS, build_network, with_checkpoint_options
+from src.layers.batch_norm import EPSILON, epsilon_of
+from src.weights import darknet, mindyolo, torch_state
+from src.weights.checkpoint import (
     BACKBONE,
     LoadReport,
     assign,
@@ -17,10 +21,6 @@ from src.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from src.config import Config
-from src.deploy.network_backend import NETWORK_OPTIONS, build_network, with_checkpoint_options
-from src.errors import UserError
-from src.weights import darknet, mindyolo, torch_state
 from src.weights.conversion import Conversion
 from src.weights.layer_order import Layer, darknet_layers
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.atomic import atomic_write
-from src.errors import UserError
+from src.base.atomic import atomic_write
+from src.base.errors import UserError
 from src.weights.conversion import Conversion
 from src.weights.layer_order import Convolution, Layer, convolutions
 

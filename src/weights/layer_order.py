@@ -15,8 +15,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.checkpoint import BACKBONE
 from src.cspdarknet53 import ComposedMish, CspDarknet53, Mish
+from src.weights.checkpoint import BACKBONE
 from src.yolo import STRIDES, FeatureMap, YoloBlock, YoloV4
 
 # Darknet's words for activations.

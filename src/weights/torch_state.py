@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.errors import UserError, shown
+from src.base.errors import UserError, shown
 from src.weights.conversion import Conversion
 from src.weights.layer_order import Convolution, Layer, convolutions
 

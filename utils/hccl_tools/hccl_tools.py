@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.errors import UserError, reports_mistakes
-from src.rank_table import (
+from src.base.errors import UserError, reports_mistakes
+from src.runtime.rank_table import (
     make_rank_table,
     parse_device_list,
     parse_device_range,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.errors import reports_mistakes
-from src.rank_table import merge_rank_tables, read_rank_table, write_rank_table
+from src.base.errors import reports_mistakes
+from src.runtime.rank_table import merge_rank_tables, read_rank_table, write_rank_table
 
 
 @reports_mistakes

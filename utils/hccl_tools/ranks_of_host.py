@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from src.errors import UserError, reports_mistakes
-from src.rank_table import WAIT_SECONDS, RankTable, is_for_hccl, read_rank_table, write_rank_table
+from src.base.errors import UserError, reports_mistakes
+from src.runtime.rank_table import WAIT_SECONDS, RankTable, is_for_hccl, read_rank_table, write_rank_table
 from utils.hccl_tools.hccl_tools import address_of_host
 
 

@@ -1,0 +1,1 @@
+"""Errors, files that are whole or absent, and YAML text: what everything else stands on."""

@@ -1,0 +1,53 @@
+"""YAML of options and settings: data alone, of a size that such files have, or one kind of error."""
+
+from itertools import accumulate
+
+import yaml
+
+from src.base.errors import one_line
+
+LONGEST = 200_000  # characters; default_config.yaml has 19,000
+DEEPEST = 100  # brackets
+MOST_VALUES = 100_000  # with every alias written out: a few lines of them can stand for billions
+
+
+def load_yaml(text: str):
+    """The first document of a YAML text: None, numbers, texts, lists and dictionaries.
+
+    Tags never make objects (`safe_load`), and aliases cannot make a document that is larger than its text.
+
+    Raises:
+        ValueError: no YAML, or too large; the message is one line.
+    """
+    if len(text) > LONGEST:
+        raise ValueError(f"{len(text)} characters, more than {LONGEST}")
+    depth = max(accumulate((letter in "[{") - (letter in "]}") for letter in text), default=0)
+    if depth > DEEPEST:  # the parser's time grows with the square of it
+        raise ValueError("nested too deeply")
+    try:
+        document = next(iter(yaml.safe_load_all(text)), None)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(one_line(error, 300)) from None
+    except (ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        # What the constructors of numbers, dates and truth values raise: `2001-99-99`, `!!bool x`, `!!int ''`.
+        raise ValueError(f"a value that is none: {one_line(error, 120)}") from None
+    if _size(document, {}, set()) > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values when its aliases are written out")
+    return document
+
+
+def _size(node, known: dict[int, int], open_nodes: set[int]) -> int:
+    """Number of values of a document, aliases counted each time; one that contains itself is endless."""
+    if not isinstance(node, list | dict | tuple | set):
+        return 1
+    key = id(node)
+    if key in open_nodes:
+        raise ValueError("a value contains itself")
+    if key not in known:
+        open_nodes.add(key)
+        parts = [*node.keys(), *node.values()] if isinstance(node, dict) else node
+        known[key] = 1 + sum(_size(part, known, open_nodes) for part in parts)
+        open_nodes.remove(key)
+    return known[key]

@@ -1,0 +1,154 @@
+"""One interface for a trained network in any form, chosen by the file's ending.
+
+`open_model` gives a backend whose `predict` turns uint8 pictures into decoded maps, whatever runs it, and the
+options with what the file itself knows (classes, anchors, input size, normalisation) laid over them. MindSpore
+is imported only where it runs the network: `.onnx`, `.om`, and `.mindir` under MindSpore Lite, do without.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from src.base.errors import UserError, first_line
+from src.config import Config
+from src.detect.runtimes import Run, open_mindir, open_om, open_onnx, uses_lite
+from src.detect.settings import DETECTIONS, UINT8_NHWC, ModelSettings, read_settings
+from src.remote.download import ENDINGS, ending_of, local_file
+
+
+class Backend(Protocol):
+    """A network that can be run."""
+
+    settings: ModelSettings
+
+    def predict(self, images: np.ndarray) -> list[np.ndarray]:
+        """Decoded maps, (N, H, W, 3, 5 + classes) each, boxes x y w h in 0..1, of (N, 3, H, W) uint8 RGB."""
+
+
+def open_model(config: Config) -> tuple[Backend, Config]:
+    """The backend of `pretrained` (a path, or an address that is downloaded), and the options as it completes them.
+
+    Raises:
+        UserError: no such file or no download, another ending, a damaged file, one whose classes are not
+            those of `labels`, or a missing package.
+    """
+    ending = ending_of(config.pretrained)
+    if ending not in ENDINGS:
+        raise UserError(f"{config.pretrained}: a model's file ends in {', '.join(ENDINGS)}")
+    path = local_file(config.pretrained, "pretrained", config.download_path)
+    config = config.replace(pretrained=str(path))
+    if not path.is_file():
+        raise UserError(f"{path}: no such model file")
+    if ending == ".ckpt":
+        from src.detect.network_backend import NetworkBackend, load_trained
+
+        network, config = load_trained(config, config.pretrained)
+        return NetworkBackend(network, config), config
+    if ending == ".onnx":
+        run, text = open_onnx(path, config)
+        settings = ModelSettings.from_yaml(text, path) if text else read_settings(path)
+    else:
+        settings = read_settings(path)
+        run = open_om(path, config) if ending == ".om" else open_mindir(path, config)
+    if settings is None:
+        settings = replace(ModelSettings.from_config(config), batch_size=config.batch_size)
+    return ExportedModel(path, run, settings), settings.laid_over(config)
+
+
+def runs_without_mindspore(config: Config) -> bool:
+    """Whether `pretrained` is a file that another runtime than MindSpore runs."""
+    ending = ending_of(config.pretrained)
+    return ending in (".onnx", ".om") or (ending == ".mindir" and uses_lite(config))
+
+
+class ExportedModel:
+    """A file of a fixed batch size behind `predict` for any number of pictures.
+
+    Args:
+        path: the file, for errors.
+        run: its input of B pictures to its outputs.
+        settings: what the file takes and gives.
+    """
+
+    def __init__(self, path: Path, run: Run, settings: ModelSettings):
+        self.path, self.run, self.settings = path, run, settings
+        self._mean = np.array(settings.image_mean, np.float32).reshape(3, 1, 1) * 255
+        self._factor = 1 / (np.array(settings.image_std, np.float32).reshape(3, 1, 1) * 255)
+
+    def predict(self, images: np.ndarray) -> list[np.ndarray]:
+        """See `Backend`."""
+        size = self.settings.batch_size or len(images)
+        parts = []
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            valid = len(batch)
+            if valid < size:  # the file's batch is fixed: fill it by repeats
+                batch = np.concatenate([batch, np.repeat(batch[-1:], size - valid, axis=0)])
+            parts.append([output[:valid] for output in self._maps(batch)])
+        return parts[0] if len(parts) == 1 else [np.concatenate(level) for level in zip(*parts)]
+
+    def _maps(self, batch: np.ndarray) -> list[np.ndarray]:
+        if self.settings.input_type == "float32":
+            batch = (batch.astype(np.float32) - self._mean) * self._factor
+        elif self.settings.input_type == UINT8_NHWC:
+            batch = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
+        try:
+            outputs = self.run(batch)
+        except Exception as error:  # each runtime has its own kinds
+            shape = "x".join(map(str, batch.shape))
+            raise UserError(
+                f"{self.path}: does not run on {batch.dtype} input {shape} ({first_line(error)}); give the "
+                "--testing_shape and --batch_size that it was exported with"
+            ) from error
+        if self.settings.outputs == DETECTIONS:
+            found = outputs[0]
+            if len(outputs) == 2:  # of a fixed length; the second output counts the true rows
+                found = found[: int(outputs[1].reshape(-1)[0])]
+            return [detections_as_map(found, self.settings)]
+        if len(outputs) != 3:
+            raise UserError(f"{self.path}: {len(outputs)} outputs; a YOLOv4 export has 3")
+        decoded = outputs[0].ndim == 5
+        width = outputs[0].shape[-1] if decoded else outputs[0].shape[1] // 3
+        classes = len(self.settings.class_names)
+        if width != 5 + classes:
+            raise UserError(
+                f"{self.path}: its outputs are of {width - 5} classes, labels names {classes}; give --labels, or the "
+                "--config_path that it was trained with"
+            )
+        return outputs if decoded else decode_maps(outputs, self.settings)
+
+
+def decode_maps(raw: list[np.ndarray], settings: ModelSettings) -> list[np.ndarray]:
+    """Raw maps (N, 3 (5 + C), H, W) of strides 32, 16, 8 to decoded ones, as `src.yolo.YoloDecoder` does."""
+    input_h, input_w = settings.input_hw
+    anchors = np.array(settings.anchors, np.float32).reshape(3, 3, 2)[::-1]
+    decoded = []
+    for level, scale, anchor in zip(raw, settings.scale_x_y[::-1], anchors):
+        n, channels, height, width = level.shape
+        level = level.reshape(n, 3, channels // 3, height, width).transpose(0, 3, 4, 1, 2)
+        y, x = np.mgrid[:height, :width].astype(np.float32)
+        cells = np.stack([x, y], axis=-1)[:, :, None]
+        out = np.empty(level.shape, np.float32)
+        out[..., 4:] = _sigmoid(level[..., 4:])
+        out[..., :2] = (_sigmoid(level[..., :2]) * scale - (scale - 1) / 2 + cells) / (width, height)
+        out[..., 2:4] = np.exp(level[..., 2:4]) * anchor / (input_w, input_h)
+        decoded.append(out)
+    return decoded
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 0.5 * np.tanh(0.5 * x) + 0.5  # without overflow
+
+
+def detections_as_map(found: np.ndarray, settings: ModelSettings) -> np.ndarray:
+    """Final boxes (n, 6) of one picture as a decoded map (1, n, 1, 1, 5 + C), so that one path serves all."""
+    height, width = settings.input_hw
+    out = np.zeros((1, len(found), 1, 1, 5 + len(settings.class_names)), np.float32)
+    rows = out[0, :, 0, 0]
+    rows[:, :2] = (found[:, :2] + found[:, 2:4]) / 2 / (width, height)
+    rows[:, 2:4] = (found[:, 2:4] - found[:, :2]) / (width, height)
+    rows[:, 4] = 1
+    rows[np.arange(len(found)), 5 + found[:, 5].astype(int)] = found[:, 4]
+    return out

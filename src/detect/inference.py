@@ -1,0 +1,189 @@
+"""Detect in any pictures with any backend: small ones in batches, larger ones as scenes."""
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from src.base.atomic import atomic_write
+from src.base.errors import UserError
+from src.config import Config
+from src.detect.backends import Backend, open_model
+from src.detect.detections import detect_set
+from src.detect.letterbox import eval_resize
+from src.detect.merge import MergeOptions
+from src.detect.pictures import Failure, PictureLoader, list_pictures, split_by_size
+from src.detect.postprocess import Detections, PostprocessOptions
+from src.detect.results import FORMATS, PictureResult, write_results
+from src.detect.scenes import SceneOptions, detect_scene, draw_preview, write_scene_maps
+from src.evaluation.session import postprocess_options
+from src.imaging.image_io import read_rgb, write_image
+from src.imaging.visualize import draw_boxes
+from src.logger import get_logger, progress_bar, setup_logger
+from src.runtime.collectives import data_threads, start_time
+from src.runtime.device import Runtime
+
+SOME_FAILED = 1  # exit code where pictures are left out
+
+
+def run_inference(config: Config) -> int:
+    """Detect in the pictures of `img_path` with the model of `pretrained`; the exit code.
+
+    Pictures that cannot be done are named and listed in failed.txt; the rest is done and the code is 1.
+
+    Raises:
+        UserError: no pictures, no model, or a disk that is full.
+    """
+    if not config.pretrained:
+        raise UserError("model: not set; give a .ckpt, .mindir or .onnx, --model=FILE (or --ckpt_path=FILE)")
+    unknown = set(config.result_format) - {*FORMATS, "geojson"}
+    if unknown:
+        raise UserError(
+            f"result_format: {', '.join(sorted(unknown))} is not one of {', '.join(FORMATS)}, geojson"
+        )
+    paths = list_pictures(config.img_path)
+    folder = Path(config.log_path) / start_time(Runtime())
+    setup_logger(folder)
+    logger = get_logger()
+    backend, config = open_model(config)
+    side = config.tile_size or max(config.eval_input_hw)
+    small, large, failures = split_by_size(paths, side)
+    started = time.perf_counter()
+    pictures = Path(config.infer_log or folder / "pictures")
+    results, left_out = detect_pictures(backend, small, config, pictures)
+    scenes, failed_scenes = detect_scenes(backend, large, config, folder, pictures)
+    results, failures = results + scenes, failures + left_out + failed_scenes
+    code = report_failures(failures, len(paths), folder)
+    chosen = [name for name in config.result_format if name in FORMATS]
+    for file in write_results(folder, results, config.labels, chosen):
+        logger.info("result file path: %s", file)
+    count = sum(len(result.found) for result in results)
+    seconds = time.perf_counter() - started
+    logger.info("%d detections in %d pictures, %.1f s: %s", count, len(results), seconds, folder)
+    return code
+
+
+def inference_options(config: Config) -> PostprocessOptions:
+    """Post-processing with the lowest score of inference."""
+    return postprocess_options(config, "infer_threshold")
+
+
+def detect_pictures(
+    backend: Backend, paths: list[Path], config: Config, folder: Path
+) -> tuple[list[PictureResult], list[Failure]]:
+    """Detections of pictures that fit the network's input, drawn into `folder`; and failures."""
+    loader = PictureLoader(
+        paths,
+        input_hw=config.eval_input_hw,
+        batch_size=config.batch_size,
+        resize=eval_resize(config),
+        workers=data_threads(Runtime(), config.num_parallel_workers),
+    )
+    names = picture_names(paths)
+    results: list[PictureResult] = []
+    failures: list[Failure] = []
+    with progress_bar(len(paths), "detect", "picture") as bar, ThreadPoolExecutor(1) as writer:
+        jobs = []
+        for batch, found in detect_set(backend.predict, loader, inference_options(config), bar.update):
+            for record, detections in zip(batch.records, found):
+                results.append(PictureResult(record.path, record.width, record.height, detections))
+                target = folder / names[record.id]
+                jobs.append(writer.submit(draw_picture, record.path, detections, config.labels, target))
+        for result, job in zip(results, jobs):
+            try:
+                job.result()
+            except UserError as error:
+                failures.append(Failure(result.path, str(error)))
+    return results, loader.failures + failures
+
+
+def detect_scenes(
+    backend: Backend, paths: list[Path], config: Config, folder: Path, pictures: Path
+) -> tuple[list[PictureResult], list[Failure]]:
+    """Detections of larger pictures and rasters, tile by tile; and failures.
+
+    Maps go into `folder`, previews into `pictures`.
+    """
+    options = scene_options(config)
+    names = picture_names(paths)
+    results: list[PictureResult] = []
+    failures: list[Failure] = []
+    for path, name in zip(paths, names):
+        try:
+            scene = detect_scene(
+                backend.predict,
+                path,
+                tuple(config.labels),
+                config.eval_input_hw,
+                options,
+                inference_options(config),
+            )
+            get_logger().info(scene.describe())
+            target = pictures / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_image(target, draw_preview(scene))
+            if "geojson" in config.result_format:
+                write_scene_maps(scene, folder, target.stem)
+            results.append(PictureResult(path, scene.width, scene.height, scene.found))
+        except UserError as error:
+            failures.append(Failure(path, str(error)))
+    return results, failures
+
+
+def scene_options(config: Config) -> SceneOptions:
+    """How the options say that scenes are cut and merged.
+
+    Raises:
+        UserError: `bands` or `stretch` are not numbers.
+    """
+    bands = tuple(int(band) for band in _numbers(config, "bands"))
+    stretch = _numbers(config, "stretch")
+    if stretch and not (len(stretch) == 2 and 0 <= stretch[0] < stretch[1] <= 100):
+        raise UserError(f"stretch: {config.stretch!r} must be two percentiles, the lower first, such as 2,98")
+    return SceneOptions(
+        tile_size=config.tile_size or None,
+        overlap=config.tile_overlap,
+        batch_size=config.batch_size,
+        workers=data_threads(Runtime(), config.num_parallel_workers),
+        bands=bands or None,
+        stretch=stretch or None,
+        merge=MergeOptions(config.merge),
+    )
+
+
+def _numbers(config: Config, key: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in config[key].strip("[]").split(",") if word.strip())
+    except ValueError:
+        raise UserError(f"{key}: {config[key]!r} must be numbers separated by commas") from None
+
+
+def draw_picture(source: Path, found: Detections, class_names, target: Path) -> None:
+    """A copy of a picture with its detections (UserError where it cannot be written)."""
+    image = draw_boxes(read_rgb(source), found.boxes, found.classes, class_names, found.scores)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_image(target, image)
+
+
+def picture_names(paths: list[Path]) -> list[str]:
+    """A file name for each picture's copy: its stem, with a number where stems are not unique."""
+    seen: Counter = Counter()
+    names = []
+    for path in paths:
+        seen[path.stem] += 1
+        names.append(f"{path.stem}{f'_{seen[path.stem]}' if seen[path.stem] > 1 else ''}.jpg")
+    return names
+
+
+def report_failures(failures: list[Failure], total: int, folder: Path) -> int:
+    """Name what failed, in the log and in failed.txt; the exit code."""
+    if not failures:
+        return 0
+    logger = get_logger()
+    logger.error("%d of %d pictures could not be done:", len(failures), total)
+    for failure in failures:
+        logger.error("  %s", failure.reason)
+    with atomic_write(folder / "failed.txt") as handle:
+        handle.writelines(f"{failure.path}\n" for failure in failures)
+    logger.error("listed in %s", folder / "failed.txt")
+    return SOME_FAILED

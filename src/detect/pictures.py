@@ -1,0 +1,129 @@
+"""Pictures that a user names: a file, a folder, a pattern or a list; and batches of those that can be read."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from glob import glob
+from importlib.util import find_spec
+from pathlib import Path
+
+from src.base.errors import UserError
+from src.data_loader import EvalBatch, eval_batch, naming_picture, prefetch
+from src.imaging.image_io import PICTURE_SUFFIXES, read_rgb, read_size
+from src.yolo_dataset import ImageRecord
+
+RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # read by rasterio, with map coordinates
+_SUFFIXES = tuple(dict.fromkeys((*PICTURE_SUFFIXES, *RASTER_SUFFIXES)))
+
+
+def list_pictures(img_path: str) -> list[Path]:
+    """The files that `img_path` names, sorted; those of a `.txt` list in its order.
+
+    Args:
+        img_path: a picture, a folder (searched with its folders), a pattern with * or ?, or a .txt file
+            with a picture a line, relative to the list's folder.
+
+    Raises:
+        UserError: nothing there.
+    """
+    if not img_path:
+        raise UserError("img_path: not set; give a picture, a folder, a pattern or a .txt list")
+    path = Path(img_path)
+    if path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
+        if not found:
+            raise UserError(f"img_path: no pictures ({', '.join(_SUFFIXES)}) in {path}")
+        return found
+    if path.suffix.lower() == ".txt" and path.is_file():
+        return _read_list(path)
+    if path.is_file():
+        return [path]
+    found = sorted(Path(name) for name in glob(img_path, recursive=True) if Path(name).is_file())  # noqa: PTH207
+    if not found:
+        raise UserError(
+            f"img_path: {img_path} is neither a file nor a folder, and as a pattern it finds nothing"
+        )
+    return found
+
+
+def _read_list(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"img_path: {path} is no text file of picture names ({error})") from error
+    found = [path.parent / line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if not found:
+        raise UserError(f"img_path: {path} names no pictures")
+    return found
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A picture that could not be done, and why."""
+
+    path: Path
+    reason: str
+
+
+class PictureLoader:
+    """Batches of pictures as `EvalLoader` gives them; a picture that cannot be read is left out and noted.
+
+    Args:
+        paths: the pictures; `records[i].id` of a batch is the index in it.
+        input_hw: (height, width) of the network's input.
+        batch_size: pictures a batch; an incomplete one is filled by repeats.
+        resize: from picture and input_hw to the input and its geometry (`src.detect.letterbox.eval_resize`).
+        workers: threads.
+
+    Attributes:
+        failures: what was left out so far.
+    """
+
+    def __init__(
+        self,
+        paths: list[Path],
+        *,
+        input_hw: tuple[int, int],
+        batch_size: int,
+        resize: Callable,
+        workers: int,
+    ):
+        self.paths, self.input_hw, self.batch_size, self.workers = paths, input_hw, batch_size, workers
+        self.resize = resize
+        self.failures: list[Failure] = []
+
+    def __iter__(self) -> Iterator[EvalBatch]:
+        jobs = (
+            [(index,) for index in range(start, min(start + self.batch_size, len(self.paths)))]
+            for start in range(0, len(self.paths), self.batch_size)
+        )
+        for batch in prefetch(jobs, self._sample, self._collate, self.workers):
+            if batch is not None:
+                yield batch
+
+    def _sample(self, index: int):
+        path = self.paths[index]
+        try:
+            with naming_picture(path):
+                image = read_rgb(path)
+        except UserError as error:
+            return Failure(path, str(error))
+        height, width = image.shape[:2]
+        return ImageRecord.unlabelled(index, path, width, height), *self.resize(image, self.input_hw)
+
+    def _collate(self, samples) -> EvalBatch | None:
+        self.failures += [sample for sample in samples if isinstance(sample, Failure)]
+        samples = [sample for sample in samples if not isinstance(sample, Failure)]
+        return eval_batch(samples, self.batch_size) if samples else None
+
+
+def split_by_size(paths: list[Path], side: int) -> tuple[list[Path], list[Path], list[Failure]]:
+    """Pictures of at most `side` pixels; larger ones and rasters; and those without a readable header."""
+    small, large, failures = [], [], []
+    rasters = RASTER_SUFFIXES if find_spec("rasterio") else ()
+    for path in paths:
+        try:
+            is_scene = path.suffix.lower() in rasters or max(read_size(path)) > side
+            (large if is_scene else small).append(path)
+        except UserError as error:
+            failures.append(Failure(path, str(error)))
+    return small, large, failures

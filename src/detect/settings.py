@@ -1,0 +1,226 @@
+"""What a client must know of an exported network: class names, anchors, input and outputs.
+
+The settings travel in an ONNX file's metadata and, for every format, in a YAML beside the file
+(`yolov4.mindir.yaml`); a published MINDIR that has none is described by the options instead.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import yaml
+
+from src.base.atomic import atomic_write
+from src.base.errors import UserError, shown
+from src.base.yaml_text import load_yaml
+from src.config import Config, overlay
+
+RAW, DECODED, DETECTIONS = "raw", "decoded", "detections"
+UINT8_NHWC = "uint8_nhwc"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Settings of a network.
+
+    Attributes:
+        class_names: in the order of the outputs.
+        anchors: nine [width, height] in input pixels, for strides 8, 16, 32.
+        scale_x_y: grid sensitivity of strides 8, 16, 32.
+        input_hw: (height, width) of the input in pixels.
+        batch_size: pictures a call; 0: any.
+        image_mean, image_std: of RGB in 0..1, that a client normalises by where `input_type` is float32.
+        input_type: float32, normalised, or uint8, pixels as they are, (N, 3, H, W) RGB both; or uint8_nhwc,
+            pixels as they are, (N, H, W, 3) RGB.
+        outputs: `raw` maps (N, 3 (5 + C), H, W), `decoded` maps (N, H, W, 3, 5 + C) with boxes x y w h as
+            shares of the input, both for strides 32, 16, 8; or `detections` (n, 6) x1 y1 x2 y2 in input
+            pixels, score, class; where a second output counts them, rows past the count are zero.
+        letterbox: pictures keep their aspect ratio, with grey borders, instead of being stretched.
+        letterbox_enlarge: under `letterbox`, pictures smaller than the input are enlarged to fill it.
+        letterbox_style: exact or mindyolo (`src.detect.letterbox`).
+        padding_grey: grey level of the borders.
+        tile_size: side in pixels of the tiles that scenes are cut into.
+    """
+
+    class_names: tuple[str, ...]
+    anchors: tuple[tuple[int, int], ...]
+    scale_x_y: tuple[float, ...]
+    input_hw: tuple[int, int]
+    batch_size: int
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    input_type: str = "float32"
+    outputs: str = DECODED
+    letterbox: bool = False
+    letterbox_enlarge: bool = True
+    letterbox_style: str = "exact"
+    padding_grey: int = 128
+    tile_size: int = 0
+
+    @classmethod
+    def from_config(cls, config: Config) -> "ModelSettings":
+        """Settings of the network that the options describe, at the input of evaluation."""
+        return cls(
+            class_names=tuple(config.labels),
+            anchors=tuple(tuple(anchor) for anchor in config.anchor_scales),
+            scale_x_y=tuple(config.scale_x_y),
+            input_hw=config.eval_input_hw,
+            batch_size=0,
+            image_mean=tuple(config.image_mean),
+            image_std=tuple(config.image_std),
+            letterbox=config.letterbox,
+            letterbox_enlarge=config.letterbox_enlarge,
+            letterbox_style=config.letterbox_style,
+            padding_grey=config.padding_grey,
+            tile_size=config.tile_size,
+        )
+
+    def to_yaml(self) -> str:
+        """As YAML text."""
+        document = {
+            key: [list(entry) if isinstance(entry, tuple) else entry for entry in value]
+            if isinstance(value, tuple)
+            else value
+            for key, value in asdict(self).items()
+        }
+        return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str | Path) -> "ModelSettings":
+        """Read back what `to_yaml` wrote; `where` names the file in errors.
+
+        Raises:
+            UserError: no YAML, or a key is missing, unknown or of the wrong kind.
+        """
+        try:
+            document = load_yaml(text)
+        except ValueError as error:
+            raise UserError(
+                f"{where}: settings of the model are no YAML ({error}); export it again"
+            ) from error
+        known = {field.name for field in fields(cls)}
+        if isinstance(document, Mapping):  # of an export that knew no other way
+            document = {"letterbox_style": "exact", "padding_grey": 128, **document}
+        if not isinstance(document, Mapping) or set(document) != known:
+            wrong = (
+                shown(sorted(map(str, known ^ set(document))), 300)
+                if isinstance(document, Mapping)
+                else "no keys"
+            )
+            raise UserError(
+                f"{where}: settings of the model lack or have too many keys: {wrong}; export it again"
+            )
+        try:
+            return cls(
+                class_names=tuple(map(str, document["class_names"])),
+                anchors=tuple((float(w), float(h)) for w, h in document["anchors"]),
+                scale_x_y=tuple(map(float, document["scale_x_y"])),
+                input_hw=tuple(map(int, document["input_hw"])),
+                batch_size=int(document["batch_size"]),
+                image_mean=tuple(map(float, document["image_mean"])),
+                image_std=tuple(map(float, document["image_std"])),
+                input_type=_one_of(document["input_type"], ("float32", "uint8", UINT8_NHWC)),
+                outputs=_one_of(document["outputs"], (RAW, DECODED, DETECTIONS)),
+                letterbox=bool(document["letterbox"]),
+                letterbox_enlarge=bool(document["letterbox_enlarge"]),
+                letterbox_style=_one_of(document["letterbox_style"], ("exact", "mindyolo")),
+                padding_grey=int(document["padding_grey"]),
+                tile_size=int(document["tile_size"]),
+            )
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UserError(
+                f"{where}: settings of the model: {shown(error, 200)}; export it again"
+            ) from error
+
+    def laid_over(self, config: Config) -> Config:
+        """The options with what the model fixes; a client need not repeat them.
+
+        Raises:
+            UserError: `labels` was set, to other classes than the model's; or settings that make no network.
+        """
+        if config.origins["labels"] != "default" and tuple(config.labels) != self.class_names:
+            raise UserError(
+                f"labels: {len(config.labels)} classes are set ({config.origins['labels']}), the model has "
+                f"{len(self.class_names)} others or in another order; leave labels out, the model knows its own"
+            )
+        for key in ("testing_shape", "test_img_shape"):
+            if config.origins[key] == "command line" and config.eval_input_hw != self.input_hw:
+                asked, own = (f"{height}x{width}" for height, width in (config.eval_input_hw, self.input_hw))
+                raise UserError(
+                    f"{key} asks for {asked}, and the model takes {own} alone; leave it out, or export it at that size"
+                )
+        fixed = {
+            "labels": list(self.class_names),
+            "anchor_scales": [list(anchor) for anchor in self.anchors],
+            "scale_x_y": list(self.scale_x_y),
+            "image_mean": list(self.image_mean),
+            "image_std": list(self.image_std),
+            "test_img_shape": list(self.input_hw),
+            "testing_shape": "",
+            "letterbox": self.letterbox,
+            "letterbox_enlarge": self.letterbox_enlarge,
+            "letterbox_style": self.letterbox_style,
+            "padding_grey": self.padding_grey,
+        }
+        if not config.tile_size:
+            fixed["tile_size"] = self.tile_size
+        if (
+            self.outputs == DETECTIONS
+        ):  # suppressed inside the file; a threshold that was set suppresses again
+            fixed.update(
+                {key: 1.0 for key in ("nms_thresh", "test_nms_thresh") if config.origins[key] == "default"}
+            )
+        if self.batch_size:  # or batches would be filled up with repeats
+            fixed.update(batch_size=self.batch_size, eval_batch_size=self.batch_size)
+        return overlay(config, fixed, "the model's settings")
+
+
+def check_class_order(config: Config, class_names: Sequence[str], where: str | Path) -> None:
+    """Stop where `labels` was set and has a class of a checkpoint at another place than its outputs do.
+
+    Another name at a place is a class renamed; one that has moved would be taken for another class, unseen.
+    Another number of classes does not fit the class layers, which is said when they are loaded.
+
+    Raises:
+        UserError: names the first such class.
+    """
+    if config.origins["labels"] == "default" or len(config.labels) != len(class_names):
+        return
+    for place, name in enumerate(config.labels):
+        if name in class_names and class_names.index(name) != place:
+            raise UserError(
+                f"labels: {name} is class {place + 1} ({config.origins['labels']}), in {where} it is class "
+                f"{class_names.index(name) + 1}; leave labels out, the checkpoint knows its own"
+            )
+
+
+def _one_of(value, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+    return value
+
+
+def settings_file(model: Path) -> Path:
+    """The YAML beside a model's file."""
+    return model.with_name(f"{model.name}.yaml")
+
+
+def write_settings(model: Path, settings: ModelSettings) -> None:
+    """Write the YAML beside a model's file (UserError where it cannot be written)."""
+    with atomic_write(settings_file(model)) as handle:
+        handle.write(settings.to_yaml())
+
+
+def read_settings(model: Path) -> ModelSettings | None:
+    """The settings beside a model's file; None where there are none.
+
+    Raises:
+        UserError: a file that is not of this form.
+    """
+    path = settings_file(model)
+    if not path.is_file():
+        return None
+    try:
+        return ModelSettings.from_yaml(path.read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error

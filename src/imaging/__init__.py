@@ -1,0 +1,1 @@
+"""Images: reading, drawing, rasters and tiles."""

@@ -1,0 +1,1 @@
+"""Pieces of networks: normalisation, regularisation, box overlaps, anchors and activations."""

@@ -1,0 +1,1 @@
+"""What is far away: downloads, buckets, archives and ModelArts jobs."""

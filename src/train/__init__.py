@@ -1,0 +1,1 @@
+"""Learning: the training step, the run around it, and what guards it."""

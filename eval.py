@@ -5,13 +5,56 @@ from src.runtime.device import prepare_environment
 prepare_environment()  # before anything imports MindSpore
 
 from src.config import Config, run_entry_point  # noqa: E402
+from src.runtime.device import Runtime  # noqa: E402
+
+
+def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
+    """Evaluate `pretrained` on the validation set; the exit code.
+
+    Raises:
+        UserError: no checkpoint, or a set or checkpoint that cannot be used.
+    """
+    import time
+    from pathlib import Path
+
+    from src.detect.backends import open_model
+    from src.evaluation.recommendation import write_recommendation
+    from src.evaluation.session import (
+        evaluate_set,
+        load_validation_set,
+        log_scores,
+        start_folder,
+        write_pictures,
+    )
+    from src.logger import get_logger
+    from src.report.report import Report
+
+    started = time.perf_counter()
+    folder = start_folder(config, runtime)
+    logger = get_logger()
+    backend, config = open_model(config)
+    dataset = load_validation_set(config)
+    logger.info(dataset.describe())
+    evaluation = evaluate_set(backend, dataset, config, folder, runtime)
+    log_scores(evaluation)
+    if runtime.is_master:
+        report = Report(folder, f"Evaluation of {Path(config.pretrained).name}", [("validation", dataset)])
+        report.add_evaluation(evaluation.result, evaluation.table, dataset)
+        report.write([])
+        logger.info("report: %s", report.path)
+    if runtime.is_master and (config.result_view or config.recommend_threshold):
+        drawn = write_pictures(evaluation, dataset, folder / "pictures", config.recommend_threshold)
+        if config.recommend_threshold:
+            write_recommendation(folder / "recommend_result", evaluation.result, drawn)
+            logger.info("recommended scores and sorted pictures: %s", folder / "recommend_result")
+    logger.info("testing cost time %.2fh", (time.perf_counter() - started) / 3600)
+    return 0
 
 
 def main(config: Config) -> int:
     """Run the evaluation that the options describe; the exit code."""
-    from src.evaluation.session import evaluate_checkpoint
+    from src.detect.backends import setup_inference
     from src.remote.modelarts import modelarts_session
-    from src.runtime.device import setup_inference
 
     with modelarts_session(config) as config:
         return evaluate_checkpoint(config, setup_inference(config))

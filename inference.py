@@ -9,8 +9,8 @@ from src.config import Config, run_entry_point  # noqa: E402
 
 def main(config: Config) -> int:
     """Run the inference that the options describe; the exit code."""
+    from src.detect.backends import setup_inference
     from src.detect.inference import run_inference
-    from src.runtime.device import setup_inference
 
     setup_inference(config.replace(is_distributed=False))
     return run_inference(config)

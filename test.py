@@ -9,9 +9,9 @@ from src.config import Config, run_entry_point  # noqa: E402
 
 def main(config: Config) -> int:
     """Run the test that the options describe; the exit code."""
+    from src.detect.backends import setup_inference
     from src.evaluation.unlabelled import detect_test_set
     from src.remote.modelarts import modelarts_session
-    from src.runtime.device import setup_inference
 
     with modelarts_session(config) as config:
         return detect_test_set(config, setup_inference(config))

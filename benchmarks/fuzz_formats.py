@@ -411,7 +411,7 @@ def _read_submission(folder: Path) -> Reader:
 
 
 def _network():
-    from src.detect.network_backend import build_network
+    from src.yolo import build_network
 
     return build_network(load_config(_TINY))
 
@@ -460,7 +460,7 @@ def _weights_seeds(folder: Path) -> list[bytes]:
     config = load_config(
         [*_TINY, "--image_mean=0,0,0", "--image_std=1,1,1", "--downsample_padding=symmetric"]
     )
-    from src.detect.network_backend import build_network
+    from src.yolo import build_network
 
     network = build_network(config)
     layers = darknet_layers(network)

@@ -22,10 +22,11 @@ import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
+from src.layers.anchors import STRIDES  # noqa: E402
 from src.loss import YoloLoss  # noqa: E402
 from src.train.optimizer import create_momentum  # noqa: E402
 from src.train.train_step import ForwardLoss, TrainStep, Update  # noqa: E402
-from src.yolo import STRIDES, Normalize, YoloV4  # noqa: E402
+from src.yolo import Normalize, YoloV4  # noqa: E402
 
 
 def random_boxes(rng, batch: int, max_box: int, objects: int, size: int, classes: int) -> np.ndarray:

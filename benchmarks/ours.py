@@ -20,20 +20,26 @@ from benchmarks.maps import decoded_maps  # noqa: E402
 from benchmarks.peers.serve import Case, serve  # noqa: E402
 from src.config import Config, load_config  # noqa: E402
 from src.data_loader import planes_first  # noqa: E402
-from src.datasets.dota_split import SplitOptions, split_set, tile_starts  # noqa: E402
+from src.datasets.dota_split import SplitOptions, split_set  # noqa: E402
 from src.datasets.sample.scenes import draw_scene  # noqa: E402
 from src.detect.merge import TileDetections, merge_scene  # noqa: E402
-from src.detect.network_backend import NetworkBackend, build_network  # noqa: E402
-from src.detect.postprocess import PostprocessOptions, postprocess  # noqa: E402
+from src.detect.network_backend import NetworkBackend  # noqa: E402
+from src.detect.postprocess import (  # noqa: E402
+    PostprocessOptions,
+    postprocess,
+    postprocess_options,
+)
 from src.detect.scenes import SceneOptions, detect_scene  # noqa: E402
-from src.evaluation.session import evaluate_set, load_validation_set, postprocess_options  # noqa: E402
+from src.evaluation.session import evaluate_set, load_validation_set  # noqa: E402
 from src.export.export import export_model  # noqa: E402
 from src.imaging.image_io import write_image  # noqa: E402
+from src.imaging.tiling import tile_starts  # noqa: E402
 from src.initializer import initialize, set_head_prior  # noqa: E402
 from src.runtime.device import setup_runtime  # noqa: E402
 from src.train.compile_cache import CompileCache  # noqa: E402
 from src.train.train_setup import create_augment, create_forward, create_optimizer, create_train_step  # noqa: E402
 from src.weights.checkpoint import save_checkpoint  # noqa: E402
+from src.yolo import build_network  # noqa: E402
 
 SCORE_THRESHOLD = 0.001
 FULL_SHAPE, FULL_LAYERS = (64, 128, 256, 512, 1024), (1, 2, 8, 8, 4)

@@ -25,6 +25,7 @@ fi
 prepare_venv requirements-test.txt "$folder" "$version"
 "$folder/bin/ruff" check .
 "$folder/bin/ruff" format --check .
+"$folder/bin/lint-imports"
 status=0
 "$folder/bin/python" "${measure[@]}" -m pytest -q -n "${TEST_PROCESSES:-2}" --dist loadfile "$@" || status=$?
 if [ ${#measure[@]} -gt 0 ]; then

@@ -20,6 +20,31 @@ from src.options.declared import read_declared
 from src.options.options_file import read_options, without_counterpart
 from src.options.values import check_allowed, convert, known_key
 
+# What our checkpoints carry, so that nobody has to repeat it.
+NETWORK_OPTIONS = (
+    "labels",
+    "anchor_scales",
+    "scale_x_y",
+    "image_mean",
+    "image_std",
+    "backbone_input_shape",
+    "backbone_shape",
+    "backbone_layers",
+    "backbone_activation",
+    "neck_activation",
+    "lateral_kernel",
+    "downsample_padding",
+    "batch_norm_momentum",
+    "batch_norm_epsilon",
+    "tile_size",
+    "testing_shape",
+    "test_img_shape",
+    "letterbox",
+    "letterbox_enlarge",
+    "letterbox_style",
+    "padding_grey",
+)
+
 ADDRESSES = ("data_url", "train_url", "checkpoint_url")  # where ModelArts' folders are
 
 

@@ -8,8 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from src.layers.anchors import ANCHORS_A_CELL, STRIDES
 from src.layers.box_overlap import box_overlap
-from src.yolo import ANCHORS_A_CELL, STRIDES
 
 EPSILON = 1e-7  # of MindYOLO's overlap
 

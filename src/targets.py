@@ -15,8 +15,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from src.base.errors import UserError
-from src.layers.anchors import SECOND_PASS_OVERLAP
-from src.yolo import ANCHORS, ANCHORS_A_CELL, STRIDES, head_settings
+from src.layers.anchors import ANCHORS, ANCHORS_A_CELL, SECOND_PASS_OVERLAP, STRIDES, head_settings
 
 
 def grid_shapes(input_hw):

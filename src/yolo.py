@@ -13,16 +13,12 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from src.base.errors import UserError
+from src.config import Config
 from src.cspdarknet53 import BACKBONE_LAYERS, BACKBONE_SHAPE, CspDarknet53, conv_block
+from src.layers.anchors import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
+from src.layers.batch_norm import configure_batch_norm
 from src.layers.drop_block import DropBlock
 
-ANCHORS = np.array(
-    [[12, 16], [19, 36], [40, 28], [36, 75], [76, 55], [72, 146], [142, 110], [192, 243], [459, 401]],
-    dtype=np.float32,
-)
-SCALE_X_Y = (1.2, 1.1, 1.05)
-STRIDES = (32, 16, 8)
-ANCHORS_A_CELL = 3
 # ImageNet's statistics of RGB in 0..1.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -245,22 +241,6 @@ class YoloDecoder(nn.Cell):
         return decoded.transpose(0, 3, 4, 1, 2)
 
 
-def head_settings(anchors, scale_x_y: Sequence[float] = SCALE_X_Y) -> tuple[tuple, tuple]:
-    """Anchors, as nested tuples, and `scale_x_y` in the order of the outputs: strides 32, 16, 8.
-
-    Raises:
-        UserError: not nine anchors of positive size or not three factors.
-    """
-    anchors = np.asarray(anchors, np.float64)
-    if anchors.shape != (len(STRIDES) * ANCHORS_A_CELL, 2) or not (anchors > 0).all():
-        raise UserError("anchor_scales: nine pairs of a positive width and height are needed")
-    if len(scale_x_y) != len(STRIDES):
-        raise UserError("scale_x_y: three factors are needed, for strides 8, 16, 32")
-    by_stride = anchors.reshape(len(STRIDES), ANCHORS_A_CELL, 2)[::-1].tolist()
-    nested = tuple(tuple(tuple(anchor) for anchor in level) for level in by_stride)
-    return nested, tuple(float(s) for s in reversed(scale_x_y))
-
-
 class YoloDetector(nn.Cell):
     """Network and decoder in one, with the network's own parameter names: pictures in, decoded maps out."""
 
@@ -284,3 +264,21 @@ class Normalize(nn.Cell):
 
     def construct(self, x):
         return (ops.cast(x, ms.float32) - self.mean) * self.factor
+
+
+def build_network(config: Config) -> YoloV4:
+    """The network that the options describe, with MindSpore's own initial weights."""
+    network = YoloV4(
+        config.num_classes,
+        backbone_input_shape=config.backbone_input_shape,
+        backbone_shape=config.backbone_shape,
+        backbone_layers=config.backbone_layers,
+        backbone_activation=config.backbone_activation,
+        neck_activation=config.neck_activation,
+        lateral_kernel=config.lateral_kernel,
+        downsample_padding=config.downsample_padding,
+        drop_block=config.drop_block,
+        drop_block_size=config.drop_block_size,
+    )
+    configure_batch_norm(network, config.batch_norm_momentum, config.batch_norm_epsilon)
+    return network

@@ -55,9 +55,9 @@ def write_case(name: str, folder: Path):
     import mindspore as ms
 
     from src.config import load_config
-    from src.detect.network_backend import build_network
     from src.weights import darknet
     from src.weights.layer_order import darknet_layers
+    from src.yolo import build_network
     from tests.darknet_file import write_random_weights
     from tests.golden import fill_golden
 

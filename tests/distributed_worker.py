@@ -14,12 +14,13 @@ import numpy as np  # noqa: E402
 from mindspore import nn  # noqa: E402
 
 from src.config import load_config  # noqa: E402
-from src.detect.network_backend import NetworkBackend, build_network  # noqa: E402
+from src.detect.network_backend import NetworkBackend  # noqa: E402
 from src.evaluation.session import evaluate_set, load_validation_set  # noqa: E402
 from src.initializer import initialize  # noqa: E402
 from src.runtime.device import setup_runtime  # noqa: E402
 from src.train.train_step import LossScaler, TrainStep  # noqa: E402
 from src.train.trainer import Trainer  # noqa: E402
+from src.yolo import build_network  # noqa: E402
 from tests.test_train_step import IMAGES, TARGETS, build  # noqa: E402
 
 

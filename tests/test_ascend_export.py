@@ -16,13 +16,13 @@ from src.base.errors import UserError
 from src.config import load_config
 from src.detect.ascend_card import ACL_PRECISION, card_of
 from src.detect.backends import open_model
-from src.detect.network_backend import build_network
 from src.detect.postprocess import PostprocessOptions, postprocess
 from src.detect.settings import ModelSettings, read_settings
 from src.export import ascend_operators
 from src.export.export import export_model
 from src.export.offline_model import aipp_config, atc_command
 from src.weights.checkpoint import save_checkpoint
+from src.yolo import build_network
 from tests import ascend_fakes
 from tests.test_export import assert_same_boxes
 from tests.tiny import OPTIONS

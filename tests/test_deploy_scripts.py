@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from src.datasets.dota_labels import DotaObject, write_labels
-from src.detect.network_backend import build_network
 from src.export.export import export_model
 from src.weights.checkpoint import save_checkpoint
+from src.yolo import build_network
 from tests.tiny import tiny_config, write_tiles
 
 ROOT = Path(__file__).parent.parent

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from src.base.errors import UserError
 from src.datasets.dota_labels import CLASSES_V1_5, DotaObject, read_labels, write_labels
-from src.datasets.dota_split import SplitOptions, split_set, tile_objects, tile_starts
+from src.datasets.dota_split import SplitOptions, split_set, tile_objects
 from src.imaging.image_io import read_rgb, write_image
+from src.imaging.tiling import tile_starts
 
 OPTIONS = SplitOptions(CLASSES_V1_5)
 

@@ -12,12 +12,12 @@ import pytest
 from src.base.errors import UserError
 from src.config import load_config
 from src.detect.backends import open_model, runs_without_mindspore
-from src.detect.network_backend import build_network
 from src.remote import download
 from src.remote.download import ending_of, local_file, parse_address
 from src.runtime.device import Runtime
 from src.train.trainer import Trainer
 from src.weights.checkpoint import save_checkpoint
+from src.yolo import build_network
 from tests.file_server import Behaviour, file_server
 from tests.tiny import OPTIONS, tiny_config, write_tiles
 
@@ -290,7 +290,9 @@ def test_too_little_space_is_told_before_the_download(tmp_path, monkeypatch):
     assert f"net-{SHA[:12]}.ckpt" not in left_over(tmp_path)
 
 
-TWO = "import sys; from src.remote.download import local_file; print(local_file(sys.argv[1], 'pretrained', sys.argv[2]))"
+TWO = """import sys
+from src.remote.download import local_file
+print(local_file(sys.argv[1], 'pretrained', sys.argv[2]))"""
 
 
 def test_processes_of_a_host_share_one_download(tmp_path):

@@ -15,15 +15,14 @@ from mindspore import nn
 from src.base.errors import UserError
 from src.config import load_config
 from src.detect.backends import open_model
-from src.detect.network_backend import build_network
-from src.detect.postprocess import PostprocessOptions, postprocess
+from src.detect.postprocess import PostprocessOptions, postprocess, postprocess_options
 from src.detect.settings import ModelSettings, read_settings
-from src.evaluation.session import postprocess_options
 from src.export.export import export_model, runtime_options
 from src.export.fold import fold_batch_norm
 from src.export.onnx_postprocess import add_postprocessing
 from src.layers.batch_norm import BatchNorm
 from src.weights.checkpoint import save_checkpoint
+from src.yolo import build_network
 from tests.tiny import OPTIONS
 
 CLASSES = "ship,plane,harbor"

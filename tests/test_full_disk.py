@@ -16,7 +16,6 @@ from src.datasets.dota_split import SplitOptions, split_set
 from src.datasets.formats.coco_writer import WriteOptions, write_coco
 from src.datasets.formats.labelled import LabelledObject, LabelledPicture, LabelledSet
 from src.detect.detections import DETECTION, write_coco_json
-from src.detect.network_backend import build_network
 from src.detect.postprocess import Detections
 from src.detect.results import PictureResult, write_results
 from src.detect.settings import ModelSettings, write_settings
@@ -25,8 +24,8 @@ from src.export.export import export_model
 from src.imaging.image_io import write_image
 from src.remote.archive import unpack_once
 from src.remote.download import local_file
-from src.remote.modelarts import upload
 from src.remote.object_storage import open_store
+from src.remote.results_upload import upload
 from src.report.events import EventFiles
 from src.report.history import EpochRow, write_history
 from src.report.report import Report
@@ -34,6 +33,7 @@ from src.runtime.device import Runtime
 from src.runtime.rank_table import Device, RankTable, Server, write_rank_table
 from src.train.trainer import Trainer
 from src.weights.checkpoint import last_checkpoint, read_checkpoint, save_checkpoint
+from src.yolo import build_network
 from src.yolo_dataset import load_detection_set
 from tests.file_server import Behaviour, file_server
 from tests.full_disk import PAGE, small_disk
@@ -237,7 +237,7 @@ def test_an_export_on_a_full_disk(disk, tiles, tmp_path, kind, capfd):
 
 def test_no_room_for_the_name_of_a_file(tmp_path, capfd, sources, monkeypatch):
     """Where a folder or an empty file is one too many (inodes), the line names it too."""
-    monkeypatch.setattr("src.remote.modelarts.UPLOAD_WAITS", ())
+    monkeypatch.setattr("src.remote.results_upload.UPLOAD_WAITS", ())
     with small_disk(tmp_path / "small", "1m,nr_inodes=3") as disk:
         if disk is None:
             pytest.skip("a small file system can be mounted by root alone")
@@ -254,7 +254,7 @@ def test_no_room_for_the_name_of_a_file(tmp_path, capfd, sources, monkeypatch):
 
 def test_a_bucket_that_is_a_folder_on_a_full_disk(disk, sources, monkeypatch):
     """`train_url` may be one; what did not fit leaves no piece behind."""
-    monkeypatch.setattr("src.remote.modelarts.UPLOAD_WAITS", ())
+    monkeypatch.setattr("src.remote.results_upload.UPLOAD_WAITS", ())
     disk.empty()
     disk.leave(10 * PAGE)
     with pytest.raises(UserError, match=r"train_url: .*No space left on device"):

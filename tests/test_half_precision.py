@@ -13,12 +13,12 @@ from mindspore import Tensor
 
 from src.config import load_config
 from src.detect.detections import to_table
-from src.detect.network_backend import build_network
 from src.detect.postprocess import PostprocessOptions, postprocess
 from src.evaluation.coco_metrics import evaluate_coco
 from src.initializer import initialize
+from src.layers.anchors import ANCHORS, SCALE_X_Y, STRIDES, head_settings
 from src.train.network_setup import set_precision
-from src.yolo import ANCHORS, SCALE_X_Y, STRIDES, YoloDecoder, head_settings
+from src.yolo import YoloDecoder, build_network
 from tests.tiny import OPTIONS
 
 SIDE, CLASSES, PICTURES, OBJECTS = 608, 2, 3, 60

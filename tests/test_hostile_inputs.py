@@ -31,7 +31,6 @@ from src.datasets.formats.coco_writer import labels_option
 from src.datasets.formats.labelled import ReadOptions
 from src.datasets.formats.yolo_txt import class_names, read_yolo
 from src.detect.backends import open_model
-from src.detect.network_backend import build_network
 from src.detect.settings import ModelSettings
 from src.evaluation.dota_submission import find_places, read_submission
 from src.imaging.image_io import read_rgb
@@ -41,6 +40,7 @@ from src.report.history import read_history
 from src.runtime.device import Runtime
 from src.train.trainer import Trainer
 from src.weights.checkpoint import load_network, read_checkpoint, save_checkpoint
+from src.yolo import build_network
 from src.yolo_dataset import load_detection_set
 from tests.tiny import tiny_config, write_tiles
 

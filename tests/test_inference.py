@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from src.base.errors import UserError
-from src.config import load_config
+from src.config import NETWORK_OPTIONS, load_config
 from src.detect.inference import picture_names, run_inference, scene_options
-from src.detect.network_backend import NETWORK_OPTIONS, build_network
 from src.detect.pictures import list_pictures
 from src.export.export import export_model
 from src.initializer import initialize
 from src.weights.checkpoint import load_network, save_checkpoint
+from src.yolo import build_network
 from tests.tiny import OPTIONS
 
 

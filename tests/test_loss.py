@@ -6,8 +6,8 @@ import pytest
 from mindspore import Tensor
 
 from src.base.errors import UserError
+from src.layers.anchors import STRIDES
 from src.loss import OverlapsAny, YoloLoss, cross_entropy
-from src.yolo import STRIDES
 
 
 @pytest.fixture(autouse=True, scope="module")

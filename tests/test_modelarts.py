@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 
 from src.base.errors import UserError
 from src.config import load_config
-from src.remote import modelarts, object_storage
+from src.remote import modelarts, object_storage, results_upload
 from src.remote.modelarts import modelarts_session
 from tests.tiny import OPTIONS, options_of, write_tiles
 
@@ -30,7 +30,7 @@ NAMES = [*object_storage.ENDPOINTS, *object_storage.TOKENS, *sum(object_storage.
 def environment(monkeypatch):
     for name in [*NAMES, "AWS_PROFILE", "RANK_ID", "MS_ROLE"]:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(modelarts, "UPLOAD_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(results_upload, "UPLOAD_WAITS", (0.01, 0.01))
     yield
     sys.modules.pop("moxing", None)  # the stand-in of one test
 

@@ -294,9 +294,9 @@ def write_weights(folder: Path) -> None:
     import mindspore as ms
 
     from src.config import load_config
-    from src.detect.network_backend import build_network
     from src.weights.checkpoint import save_checkpoint
     from src.weights.convert import convert
+    from src.yolo import build_network
 
     ms.set_context(mode=ms.GRAPH_MODE)
     network = build_network(load_config(NETWORK))

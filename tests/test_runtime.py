@@ -5,8 +5,8 @@ import pytest
 from mindspore import _c_expression, communication
 
 from src.base.errors import UserError
+from src.runtime import device as runtime
 from src.runtime.device import Runtime, device_id, fuse_gradients, message_ends, setup_runtime
-from src.runtime.device import device as runtime
 from src.runtime.rank_table import TABLE_VARIABLES
 from tests.tiny import OPTIONS, load_config
 

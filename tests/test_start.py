@@ -10,16 +10,16 @@ import pytest
 import yaml
 
 from src.base.errors import UserError
-from src.config import load_config
+from src.config import NETWORK_OPTIONS, load_config
 from src.datasets.dota_labels import CLASSES_V1_5
 from src.detect.backends import open_model
-from src.detect.network_backend import NETWORK_OPTIONS, build_network
 from src.export.export import export_model
 from src.runtime.device import Runtime
 from src.train.start import find_start
 from src.train.trainer import Trainer
 from src.weights.checkpoint import save_checkpoint
 from src.weights.convert import convert
+from src.yolo import build_network
 from tests.file_server import Behaviour, file_server
 from tests.tiny import OPTIONS, tiny_config, write_tiles
 

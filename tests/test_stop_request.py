@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.kills import kill_and_resume, same_checkpoint, uninterrupted
-from src.remote.modelarts import upload
 from src.remote.object_storage import open_store
+from src.remote.results_upload import upload
 from src.runtime.device import Runtime
 from src.runtime.stop_request import AgreedStop, StopRequest
 from src.train.trainer import Trainer

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 
 from src.base.errors import UserError
+from src.layers.anchors import ANCHORS, STRIDES
 from src.targets import TargetAssigner, assign_targets, dense_targets
-from src.yolo import ANCHORS, STRIDES
 
 CLASSES = 5
 INPUT_HW = (96, 160)

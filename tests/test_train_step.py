@@ -7,11 +7,11 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from src.base.errors import UserError
 from src.config import load_config
-from src.detect.network_backend import build_network
 from src.layers.batch_norm import BatchNorm
 from src.train.network_setup import freeze, recompute_backbone, set_precision
 from src.train.optimizer import create_adam, create_momentum, optimizer_slots
 from src.train.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
+from src.yolo import build_network
 from tests.tiny import OPTIONS
 
 

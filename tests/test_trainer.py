@@ -14,12 +14,12 @@ import pytest
 
 from src.base.errors import UserError
 from src.config import load_config
-from src.detect.network_backend import build_network
 from src.initializer import initialize
 from src.report.history import read_history
 from src.runtime.device import Runtime
 from src.train.trainer import Trainer
 from src.weights.checkpoint import read_checkpoint, save_checkpoint
+from src.yolo import build_network
 from tests.tiny import OPTIONS, options_of, tiny_config, write_tiles
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,11 +12,10 @@ from mindspore import Tensor, nn
 
 from src.base.errors import UserError
 from src.config import load_config
-from src.detect.network_backend import build_network
 from src.weights import mindyolo
 from src.weights.checkpoint import load_backbone, load_network, read_checkpoint
 from src.weights.convert import convert
-from src.yolo import YoloDecoder, YoloV4
+from src.yolo import YoloDecoder, YoloV4, build_network
 from tests.golden import golden_values
 
 ROOT = Path(__file__).parent.parent

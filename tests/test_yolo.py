@@ -6,9 +6,11 @@ import pytest
 from mindspore import Tensor, nn
 
 from src.base.errors import UserError
-from src.cspdarknet53 import ComposedMish, CspDarknet53, Mish, activation_cell, conv_block
+from src.cspdarknet53 import CspDarknet53, conv_block
+from src.layers.activations import ComposedMish, Mish, activation_cell
+from src.layers.anchors import ANCHORS, SCALE_X_Y
 from src.loss import YoloLoss
-from src.yolo import ANCHORS, SCALE_X_Y, Normalize, SpatialPyramidPooling, YoloDecoder, YoloDetector, YoloV4
+from src.yolo import Normalize, SpatialPyramidPooling, YoloDecoder, YoloDetector, YoloV4
 from tests.golden import fill_golden
 
 SLIM = {"backbone_shape": (16, 32, 64, 128, 256), "backbone_layers": (1, 1, 2, 2, 1)}

@@ -28,11 +28,11 @@ def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Pa
     import numpy as np
 
     from src.imaging.image_io import write_image
+    from src.layers.anchors import head_settings
     from src.runtime.device import Runtime
     from src.targets import TargetAssigner
     from src.train.assignment_view import assigned_anchors, contact_sheet, draw_sample
     from src.train.train_setup import create_train_loader
-    from src.yolo import head_settings
 
     loader = create_train_loader(config, Runtime())
     assigner = TargetAssigner(config.num_classes, config.anchor_scales)

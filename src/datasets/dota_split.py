@@ -14,9 +14,8 @@ from src.base.atomic import write_json
 from src.base.errors import UserError
 from src.datasets.dota_labels import DotaObject, object_boxes, read_labels
 from src.imaging.image_io import PICTURE_SUFFIXES, is_picture, read_rgb, write_image
+from src.imaging.tiling import PADDING, tile_starts
 from src.logger import progress_bar
-
-PADDING = 128  # grey around a scene that is smaller than a tile
 
 
 @dataclass(frozen=True)
@@ -62,15 +61,6 @@ class SplitCounts:
         ]
         lines += [f"  {name:<20} {count}" for name, count in self.objects.items() if count]
         return "\n".join(lines)
-
-
-def tile_starts(length: int, tile_size: int, overlap: float) -> list[int]:
-    """Where tiles begin along a side; the last one ends at the border, one tile covers a short side."""
-    if length <= tile_size:
-        return [0]
-    step = max(1, round(tile_size * (1 - overlap)))
-    starts = list(range(0, length - tile_size, step))
-    return [*starts, length - tile_size]
 
 
 def tile_objects(

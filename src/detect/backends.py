@@ -16,6 +16,7 @@ from src.config import Config
 from src.detect.runtimes import Run, open_mindir, open_om, open_onnx, uses_lite
 from src.detect.settings import DETECTIONS, UINT8_NHWC, ModelSettings, read_settings
 from src.remote.download import ENDINGS, ending_of, local_file
+from src.runtime.device import Runtime, is_launched, setup_runtime
 
 
 class Backend(Protocol):
@@ -152,3 +153,12 @@ def detections_as_map(found: np.ndarray, settings: ModelSettings) -> np.ndarray:
     rows[:, 4] = 1
     rows[np.arange(len(found)), 5 + found[:, 5].astype(int)] = found[:, 4]
     return out
+
+
+def setup_inference(config: Config) -> Runtime:
+    """As `setup_runtime`, but without MindSpore where another runtime runs the model of `pretrained`."""
+    from src.detect.backends import runs_without_mindspore
+
+    if not is_launched() and runs_without_mindspore(config):
+        return Runtime()
+    return setup_runtime(config)

@@ -13,10 +13,9 @@ from src.detect.detections import detect_set
 from src.detect.letterbox import eval_resize
 from src.detect.merge import MergeOptions
 from src.detect.pictures import Failure, PictureLoader, list_pictures, split_by_size
-from src.detect.postprocess import Detections, PostprocessOptions
+from src.detect.postprocess import Detections, PostprocessOptions, postprocess_options
 from src.detect.results import FORMATS, PictureResult, write_results
 from src.detect.scenes import SceneOptions, detect_scene, draw_preview, write_scene_maps
-from src.evaluation.session import postprocess_options
 from src.imaging.image_io import read_rgb, write_image
 from src.imaging.visualize import draw_boxes
 from src.logger import get_logger, progress_bar, setup_logger

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from src.config import Config
+
 # So many boxes are compared with so many kept ones at once: few enough for the processor's cache.
 _BLOCK = 256
 _PART = 512
@@ -282,3 +284,20 @@ def _clip(boxes: np.ndarray, width: float, height: float, published: bool) -> np
     corner = np.maximum(boxes[:, :2], 0)
     size = np.minimum(boxes[:, 2:] - boxes[:, :2], limits)
     return np.concatenate([corner, corner + size], axis=1).astype(np.float32)
+
+
+def postprocess_options(
+    config: Config, score: str = "eval_ignore_threshold", overlap: str = "nms_thresh"
+) -> PostprocessOptions:
+    """The options of post-processing; `score` and `overlap` name those of the two thresholds."""
+    return PostprocessOptions(
+        score_threshold=config[score],
+        nms_threshold=config[overlap],
+        nms_type=config.nms_type,
+        published_overlap=config.published_overlap,
+        multi_label=config.multi_label,
+        multi_label_thresh=config.multi_label_thresh,
+        max_detections=config.max_detections,
+        max_candidates=config.max_candidates,
+        nms_before_clip=config.nms_before_clip,
+    )

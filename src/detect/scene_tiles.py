@@ -7,7 +7,7 @@ import numpy as np
 
 from src.base.errors import UserError
 from src.data_loader import EvalBatch, eval_batch, prefetch
-from src.datasets.dota_split import PADDING, tile_starts
+from src.imaging.tiling import PADDING, tile_starts
 from src.transforms import stretch_for_eval
 
 _MOST_TILES = 1_000_000

@@ -4,7 +4,7 @@ The settings travel in an ONNX file's metadata and, for every format, in a YAML 
 (`yolov4.mindir.yaml`); a published MINDIR that has none is described by the options instead.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -173,25 +173,6 @@ class ModelSettings:
         if self.batch_size:  # or batches would be filled up with repeats
             fixed.update(batch_size=self.batch_size, eval_batch_size=self.batch_size)
         return overlay(config, fixed, "the model's settings")
-
-
-def check_class_order(config: Config, class_names: Sequence[str], where: str | Path) -> None:
-    """Stop where `labels` was set and has a class of a checkpoint at another place than its outputs do.
-
-    Another name at a place is a class renamed; one that has moved would be taken for another class, unseen.
-    Another number of classes does not fit the class layers, which is said when they are loaded.
-
-    Raises:
-        UserError: names the first such class.
-    """
-    if config.origins["labels"] == "default" or len(config.labels) != len(class_names):
-        return
-    for place, name in enumerate(config.labels):
-        if name in class_names and class_names.index(name) != place:
-            raise UserError(
-                f"labels: {name} is class {place + 1} ({config.origins['labels']}), in {where} it is class "
-                f"{class_names.index(name) + 1}; leave labels out, the checkpoint knows its own"
-            )
 
 
 def _one_of(value, allowed: tuple[str, ...]) -> str:

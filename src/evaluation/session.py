@@ -10,18 +10,16 @@ import numpy as np
 from src.base.errors import UserError
 from src.config import Config
 from src.data_loader import EvalLoader
-from src.detect.backends import Backend, open_model
+from src.detect.backends import Backend
 from src.detect.detections import DETECTION, detect_set, to_table, write_coco_json
 from src.detect.letterbox import eval_resize
-from src.detect.postprocess import PostprocessOptions
+from src.detect.postprocess import PostprocessOptions, postprocess_options
 from src.distributed_sampler import shard_indices
 from src.evaluation.analysis import FALLBACK_SCORE, PictureResult, pair_pictures, score_thresholds
 from src.evaluation.coco_metrics import CocoResult, evaluate_coco
-from src.evaluation.recommendation import write_recommendation
 from src.imaging.image_io import read_rgb, write_image
 from src.imaging.visualize import draw_boxes, side_by_side
 from src.logger import get_logger, progress_bar, setup_logger
-from src.report.report import Report
 from src.runtime.collectives import data_threads, gather_rows, start_time
 from src.runtime.device import Runtime
 from src.yolo_dataset import DetectionSet, load_detection_set, resolve_set
@@ -34,23 +32,6 @@ class Evaluation:
     result: CocoResult
     table: np.ndarray
     json_file: Path
-
-
-def postprocess_options(
-    config: Config, score: str = "eval_ignore_threshold", overlap: str = "nms_thresh"
-) -> PostprocessOptions:
-    """The options of post-processing; `score` and `overlap` name those of the two thresholds."""
-    return PostprocessOptions(
-        score_threshold=config[score],
-        nms_threshold=config[overlap],
-        nms_type=config.nms_type,
-        published_overlap=config.published_overlap,
-        multi_label=config.multi_label,
-        multi_label_thresh=config.multi_label_thresh,
-        max_detections=config.max_detections,
-        max_candidates=config.max_candidates,
-        nms_before_clip=config.nms_before_clip,
-    )
 
 
 def load_validation_set(config: Config) -> DetectionSet:
@@ -158,34 +139,6 @@ def start_folder(config: Config, runtime: Runtime) -> Path:
     folder = Path(config.log_path) / start_time(runtime)
     setup_logger(folder, runtime.rank)
     return folder
-
-
-def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
-    """Evaluate `pretrained` on the validation set; the exit code.
-
-    Raises:
-        UserError: no checkpoint, or a set or checkpoint that cannot be used.
-    """
-    started = time.perf_counter()
-    folder = start_folder(config, runtime)
-    logger = get_logger()
-    backend, config = open_model(config)
-    dataset = load_validation_set(config)
-    logger.info(dataset.describe())
-    evaluation = evaluate_set(backend, dataset, config, folder, runtime)
-    log_scores(evaluation)
-    if runtime.is_master:
-        report = Report(folder, f"Evaluation of {Path(config.pretrained).name}", [("validation", dataset)])
-        report.add_evaluation(evaluation.result, evaluation.table, dataset)
-        report.write([])
-        logger.info("report: %s", report.path)
-    if runtime.is_master and (config.result_view or config.recommend_threshold):
-        drawn = write_pictures(evaluation, dataset, folder / "pictures", config.recommend_threshold)
-        if config.recommend_threshold:
-            write_recommendation(folder / "recommend_result", evaluation.result, drawn)
-            logger.info("recommended scores and sorted pictures: %s", folder / "recommend_result")
-    logger.info("testing cost time %.2fh", (time.perf_counter() - started) / 3600)
-    return 0
 
 
 def log_scores(evaluation: Evaluation) -> None:

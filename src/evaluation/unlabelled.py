@@ -10,16 +10,10 @@ from src.base.errors import UserError, shown
 from src.config import Config
 from src.detect.backends import open_model
 from src.detect.merge import MergeOptions
+from src.detect.postprocess import postprocess_options
 from src.evaluation.coco_classes import category_ids
 from src.evaluation.dota_submission import is_tiled, merge_scenes, score_scenes, write_submission
-from src.evaluation.session import (
-    detect_in_set,
-    evaluate_set,
-    load_validation_set,
-    log_scores,
-    postprocess_options,
-    start_folder,
-)
+from src.evaluation.session import detect_in_set, evaluate_set, load_validation_set, log_scores, start_folder
 from src.imaging.image_io import PICTURE_SUFFIXES, is_picture, read_size
 from src.logger import get_logger
 from src.runtime.device import Runtime

@@ -13,7 +13,6 @@ from mindspore import Tensor, nn, ops
 
 from src.base.errors import UserError, one_line
 from src.config import Config
-from src.cspdarknet53 import ComposedMish, Mish
 from src.detect.ascend_card import card_of
 from src.detect.network_backend import load_trained
 from src.detect.runtimes import ONNX_METADATA
@@ -29,6 +28,7 @@ from src.detect.settings import (
 from src.export.ascend_operators import report_operators
 from src.export.fold import fold_batch_norm
 from src.export.offline_model import compile_model
+from src.layers.activations import ComposedMish, Mish
 from src.logger import get_logger
 from src.remote.download import local_file
 from src.yolo import Normalize, YoloDecoder
@@ -239,7 +239,7 @@ def _complete_onnx(path: Path, config: Config, settings: ModelSettings) -> None:
     """Add post-processing, if asked for, names and metadata to MindSpore's ONNX file."""
     import onnx
 
-    from src.evaluation.session import postprocess_options
+    from src.detect.postprocess import postprocess_options
     from src.export.onnx_graph import name_ends, one_opset, write_interpolation
     from src.export.onnx_postprocess import add_postprocessing
 

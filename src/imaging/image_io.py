@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from src.base.errors import UserError
-from src.compat import silence_opencv
 
 MAX_PIXELS = 400_000_000  # a 20,000 x 20,000 scene; more is taken for a decompression bomb
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".tga", ".pcx")
@@ -189,3 +188,14 @@ def _scan_start(jpeg: memoryview) -> int:
         else:
             place += 2 + int.from_bytes(jpeg[place + 2 : place + 4], "big")
     return len(jpeg)
+
+
+def silence_opencv() -> None:
+    """No lines of OpenCV's own about a damaged picture: the error is one line, ours.
+
+    OpenCV 4 has `cv2.setLogLevel`, OpenCV 5 `cv2.utils.logging`.
+    """
+    if hasattr(cv2, "setLogLevel"):
+        cv2.setLogLevel(0)
+    else:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

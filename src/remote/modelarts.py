@@ -11,12 +11,10 @@ import os
 import shutil
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from src.base.atomic import write_json
 from src.base.errors import UserError
@@ -24,11 +22,11 @@ from src.config import Config
 from src.logger import get_logger, setup_logger
 from src.remote.archive import unpack_once
 from src.remote.host_lock import HostGroup, host_lock
-from src.remote.object_storage import PARTIAL, TRANSFERS, Entry, FolderStore, open_store, redact
+from src.remote.object_storage import PARTIAL, Entry, FolderStore, open_store, redact
+from src.remote.results_upload import _for_each, _is_temporary, _output_lock, upload_results
 from src.remote.upload_guard import upload_guard
 
 RESULTS = ("ckpt_path", "log_path", "file_name")  # options that name what a run writes
-UPLOAD_WAITS = (1.0, 5.0)  # seconds before the second and the third attempt
 
 
 @contextmanager
@@ -271,17 +269,6 @@ def _fetch_each(store, wanted: dict[str, Entry], folder: Path) -> None:
     _for_each(fetch, wanted)
 
 
-def _for_each(function: Callable, keys) -> None:
-    """Call for each key in a few threads; the first error stops what has not begun."""
-    with ThreadPoolExecutor(TRANSFERS) as pool:
-        try:
-            for _ in pool.map(function, keys):
-                pass
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 def _check_key(key: str, url: str, option: str) -> None:
     if key.startswith("/") or "\\" in key or "\0" in key or {"..", ".", ""} & set(key.split("/")):
         raise UserError(f"{option}: {url}: refused: object {key!r} would not stay in the folder; rename it")
@@ -300,59 +287,6 @@ def _read_record(path: Path) -> dict:
 
 
 # -------------------------------------------------------------------- out
-
-
-def upload_results(store, folder: Path, failed: bool) -> None:
-    """Upload the results, one process of the host at a time; an error is logged, and raised unless the run failed."""
-    try:
-        with _output_lock(folder):
-            count = upload(store, folder)
-        get_logger().info("train_url: uploaded %d files of %s", count, folder)
-    except UserError as error:
-        get_logger().error("the results in %s could not be uploaded: %s", folder, error)
-        if not failed:
-            raise
-
-
-def _output_lock(folder: Path):
-    """One process of the host at a time moves results between `folder` and their store."""
-    return host_lock(folder.parent / f"{folder.name}.upload")
-
-
-def upload(store, folder: Path) -> int:
-    """Upload what the store does not hold yet, in a few attempts; the number of files uploaded.
-
-    Raises:
-        UserError: the last attempt failed too.
-    """
-    for wait in (*UPLOAD_WAITS, None):
-        try:
-            return _upload_once(store, folder)
-        except (UserError, OSError) as error:
-            message = str(error) if isinstance(error, UserError) else f"{store.option}: {redact(error)}"
-            if wait is None:
-                raise UserError(message) from None
-            get_logger().warning("upload failed, next attempt in %g s: %s", wait, message)
-            time.sleep(wait)
-    raise AssertionError("unreachable")
-
-
-def _upload_once(store, folder: Path) -> int:
-    files = [key for key in FolderStore(folder, "output_path").contents() if not _is_temporary(key)]
-    if not files:
-        return 0
-    if hasattr(store, "put_all"):
-        store.put_all(folder)
-        return len(files)
-    there = store.contents()
-    wanted = [key for key in files if not (key in there and store.holds(there[key], folder / key))]
-    _for_each(lambda key: store.put(folder / key, key), wanted)
-    return len(wanted)
-
-
-def _is_temporary(key: str) -> bool:
-    name = PurePosixPath(key).name
-    return name.startswith(".") and name.endswith((PARTIAL, ".writing", ".writing.ckpt", ".writing.tmp"))
 
 
 @contextmanager

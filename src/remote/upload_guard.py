@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 DONE = b"done"
 POLL_SECONDS = 1.0
 
@@ -48,8 +48,8 @@ def main(parent: int, url: str, folder: Path) -> int:
             break
     from src.base.errors import UserError
     from src.logger import get_logger, setup_logger
-    from src.remote.modelarts import upload_results
     from src.remote.object_storage import open_store
+    from src.remote.results_upload import upload_results
 
     setup_logger()
     get_logger().warning("process %d ended without a word: upload what it left", parent)

@@ -49,15 +49,6 @@ def guard_cpu_kernels() -> None:
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
-def setup_inference(config: Config) -> Runtime:
-    """As `setup_runtime`, but without MindSpore where another runtime runs the model of `pretrained`."""
-    from src.detect.backends import runs_without_mindspore
-
-    if not is_launched() and runs_without_mindspore(config):
-        return Runtime()
-    return setup_runtime(config)
-
-
 def is_launched() -> bool:
     """Whether a launcher has started this process as one of several.
 

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from src.imaging.visualize import draw_boxes, side_by_side
+from src.layers.anchors import STRIDES
 from src.targets import grid_shapes
-from src.yolo import STRIDES
 
 # RGB of the anchors of strides 32, 16, 8; all unlike each other and seen on land and water.
 STRIDE_COLOURS = ((255, 64, 64), (255, 214, 0), (0, 229, 255))

@@ -28,6 +28,7 @@ _NOT_OF_THE_GRAPH = (
     "pretrained_checkpoint", "resume", "resume_yolov4", "run_eval", "tensorboard",
     "transfer_checkpoint_url",
 )  # fmt: skip
+SOURCE = Path(__file__).resolve().parent.parent  # a graph is made by code of many rooms: all of it counts
 _INSIDE = Path("rank_0/graph_cache")  # where MindSpore puts its files
 _used: list[Path] = []  # MindSpore keeps the first folder that it is given in a process
 
@@ -89,7 +90,7 @@ def graph_digest(config: Config, inputs: list) -> str:
         "kernels": os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode())
+    for path in sorted(SOURCE.rglob("*.py")):
+        digest.update(path.relative_to(SOURCE).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:32]

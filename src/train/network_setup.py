@@ -4,7 +4,7 @@ import mindspore as ms
 from mindspore import nn
 
 from src.base.errors import UserError
-from src.cspdarknet53 import Mish
+from src.layers.activations import Mish
 from src.layers.batch_norm import BatchNorm
 
 PRECISIONS = ("O0", "O1", "O2", "O3")

@@ -11,8 +11,8 @@ import numpy as np
 
 from src.base.errors import UserError
 from src.config import Config, overlay
-from src.detect.settings import check_class_order
 from src.remote.download import local_file
+from src.weights.carried import check_class_order
 from src.weights.checkpoint import (
     LoadReport,
     holds_whole_network,

@@ -10,8 +10,8 @@ import numpy as np
 
 from src.base.atomic import atomic_write
 from src.base.errors import UserError
-from src.config import Config
-from src.detect.network_backend import NETWORK_OPTIONS, NetworkBackend, build_network
+from src.config import NETWORK_OPTIONS, Config
+from src.detect.network_backend import NetworkBackend
 from src.evaluation.session import evaluate_set, load_validation_set
 from src.initializer import initialize, set_head_prior
 from src.layers.batch_norm import synchronise_batch_norm
@@ -38,6 +38,7 @@ from src.train.train_setup import (
 )
 from src.train.train_step import LossScaler, MovingAverage
 from src.weights.checkpoint import load_network, prune_checkpoints, save_checkpoint
+from src.yolo import build_network
 
 PROFILED_STEPS = 10
 

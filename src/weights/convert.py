@@ -6,10 +6,10 @@ import mindspore as ms
 
 from src.base.atomic import atomic_write
 from src.base.errors import UserError
-from src.config import Config
-from src.detect.network_backend import NETWORK_OPTIONS, build_network, with_checkpoint_options
+from src.config import NETWORK_OPTIONS, Config
 from src.layers.batch_norm import EPSILON, epsilon_of
 from src.weights import darknet, mindyolo, torch_state
+from src.weights.carried import with_checkpoint_options
 from src.weights.checkpoint import (
     BACKBONE,
     LoadReport,
@@ -23,6 +23,7 @@ from src.weights.checkpoint import (
 )
 from src.weights.conversion import Conversion
 from src.weights.layer_order import Layer, darknet_layers
+from src.yolo import build_network
 
 _MINDSPORE, _DARKNET, _TORCH = "MindSpore", "Darknet", "PyTorch"
 _READABLE = "a MindSpore .ckpt (ours, published or MindYOLO's), Darknet's .weights or a PyTorch state dict"

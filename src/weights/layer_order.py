@@ -15,9 +15,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.cspdarknet53 import ComposedMish, CspDarknet53, Mish
+from src.cspdarknet53 import CspDarknet53
+from src.layers.activations import ComposedMish, Mish
+from src.layers.anchors import STRIDES
 from src.weights.checkpoint import BACKBONE
-from src.yolo import STRIDES, FeatureMap, YoloBlock, YoloV4
+from src.yolo import FeatureMap, YoloBlock, YoloV4
 
 # Darknet's words for activations.
 ACTIVATIONS = {Mish: "mish", ComposedMish: "mish", nn.LeakyReLU: "leaky", nn.SiLU: "swish"}

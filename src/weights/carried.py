@@ -1,0 +1,42 @@
+"""The options that a checkpoint of ours carries: the network it was trained as, and the names of its classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.base.errors import UserError
+from src.config import NETWORK_OPTIONS, Config, overlay
+
+
+def check_class_order(config: Config, class_names: Sequence[str], where: str | Path) -> None:
+    """Stop where `labels` was set and has a class of a checkpoint at another place than its outputs do.
+
+    Another name at a place is a class renamed; one that has moved would be taken for another class, unseen.
+    Another number of classes does not fit the class layers, which is said when they are loaded.
+
+    Raises:
+        UserError: names the first such class.
+    """
+    if config.origins["labels"] == "default" or len(config.labels) != len(class_names):
+        return
+    for place, name in enumerate(config.labels):
+        if name in class_names and class_names.index(name) != place:
+            raise UserError(
+                f"labels: {name} is class {place + 1} ({config.origins['labels']}), in {where} it is class "
+                f"{class_names.index(name) + 1}; leave labels out, the checkpoint knows its own"
+            )
+
+
+def with_checkpoint_options(config: Config, path: str | Path, state: dict | None) -> Config:
+    """The options, where they are defaults, as the run had them that wrote a checkpoint of ours.
+
+    Raises:
+        UserError: `labels` was set, and has one of the checkpoint's classes at another place.
+    """
+    carried = (state or {}).get("options", {})
+    check_class_order(config, carried.get("labels", ()), path)
+    if any(config.origins[key] != "default" for key in ("testing_shape", "test_img_shape")):
+        carried = {
+            key: value for key, value in carried.items() if key not in ("testing_shape", "test_img_shape")
+        }
+    chosen = {key for key in NETWORK_OPTIONS if config.origins[key] == "default"}
+    return overlay(config, {key: value for key, value in carried.items() if key in chosen}, str(path))

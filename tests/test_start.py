@@ -15,7 +15,7 @@ from src.datasets.dota_labels import CLASSES_V1_5
 from src.detect.backends import open_model
 from src.export.export import export_model
 from src.runtime.device import Runtime
-from src.train.start import find_start
+from src.train.start import find_start, start_options
 from src.train.trainer import Trainer
 from src.weights.checkpoint import save_checkpoint
 from src.weights.convert import convert
@@ -271,3 +271,30 @@ def test_a_recipe_whose_backbone_is_missing_says_what_to_do(monkeypatch, tmp_pat
     ):
         find_start(load_config([f"--config={recipe}"]))
     assert find_start(load_config([f"--config={recipe}", "--pretrained_backbone="])) is None
+
+
+CHECKPOINT, BACKBONE = "pretrained_checkpoint", "pretrained_backbone"
+
+
+@pytest.mark.parametrize(
+    ("in_file", "words", "order"),
+    [
+        (f"{CHECKPOINT}: a.ckpt", [f"--{BACKBONE}=b.ckpt"], [BACKBONE, CHECKPOINT]),
+        (f"{BACKBONE}: b.ckpt", [f"--{CHECKPOINT}=a.ckpt"], [CHECKPOINT, BACKBONE]),
+        (f"{BACKBONE}: b.ckpt\n{CHECKPOINT}: a.ckpt", [], [CHECKPOINT, BACKBONE]),
+        ("resume: auto", [f"--{BACKBONE}=b.ckpt"], ["resume", BACKBONE]),
+        (f"{CHECKPOINT}: a.ckpt", [f"--{BACKBONE}="], [CHECKPOINT]),
+        ("seed: 1", [], []),
+    ],
+)
+def test_which_of_several_starts_is_taken(tmp_path, in_file, words, order):
+    path = tmp_path / "own.yaml"
+    path.write_text(in_file)
+    assert start_options(load_config([f"--config={path}", *words], "train")) == order
+
+
+def test_a_start_that_is_passed_over_is_named(tiles, tmp_path):
+    path, _ = checkpoint_of(tmp_path / "whole.ckpt", ["ship", "plane"])
+    words = (f"--pretrained_checkpoint={path}", "--pretrained_backbone=none.ckpt")
+    log = log_of(Trainer(tiny_config(tiles, tmp_path, *words), Runtime()))
+    assert "pretrained_backbone is not loaded: pretrained_checkpoint comes first" in log

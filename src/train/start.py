@@ -44,23 +44,35 @@ class Start:
 def find_start(config: Config) -> Start | None:
     """The start that the options name; None: random weights.
 
-    Resuming wins over a checkpoint, that over a backbone; a transfer without any of them downloads the published
+    Of several the first of `start_options` is taken; a transfer without any of them downloads the published
     network. Whether `pretrained_checkpoint` is a whole network or a backbone is seen from what it holds.
 
     Raises:
         UserError: no such file or no download, or not a readable checkpoint.
     """
-    if config.resume:
+    option = next(iter(start_options(config)), "")
+    if option == "resume":
         return _read(last_checkpoint(config.resume, config.ckpt_path), RESUME)
-    if config.resume_yolov4:
+    if option == "resume_yolov4":
         return _read(Path(config.resume_yolov4), RESUME)
-    if config.pretrained_checkpoint:
-        return _read(_local(config, "pretrained_checkpoint"))
-    if config.pretrained_backbone:
-        return _read(_local(config, "pretrained_backbone"), BACKBONE)
+    if option == "pretrained_checkpoint":
+        return _read(_local(config, option))
+    if option == "pretrained_backbone":
+        return _read(_local(config, option), BACKBONE)
     if config.filter_weight and config.transfer_checkpoint_url:
         return _read(_download_for_transfer(config))
     return None
+
+
+def start_options(config: Config) -> list[str]:
+    """The options that are set and name a start, the one that is taken first.
+
+    Resuming wins over a checkpoint, that over a backbone; but of these two one of the command line wins over one of
+    a file, as any option of the command line does.
+    """
+    weights = ["pretrained_checkpoint", "pretrained_backbone"]
+    weights.sort(key=lambda option: config.origins[option] != "command line")
+    return [option for option in ("resume", "resume_yolov4", *weights) if config[option]]
 
 
 def _read(path: Path, kind: str = "") -> Start:

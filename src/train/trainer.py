@@ -28,7 +28,7 @@ from src.train.learning_checks import LossWatch, warnings_before
 from src.train.loss_meter import LossMeter
 from src.train.network_setup import freeze, recompute_backbone, set_precision
 from src.train.optimizer import optimizer_slots
-from src.train.start import RESUME, Start, find_start, load_start, with_class_names
+from src.train.start import RESUME, Start, find_start, load_start, start_options, with_class_names
 from src.train.train_setup import (
     create_forward,
     create_optimizer,
@@ -134,6 +134,9 @@ class Trainer:
 
     def _begin_with(self, start: Start | None) -> None:
         """Put the values to start from into the network, and say what they are."""
+        taken, *passed_over = start_options(self.config) or [""]
+        for option in passed_over:
+            self.logger.warning("%s is not loaded: %s comes first", option, taken)
         if start is None:
             if self.runtime.is_master:
                 self.logger.warning(

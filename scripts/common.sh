@@ -48,6 +48,32 @@ prepare_venv() { # REQUIREMENTS [FOLDER] [MINDSPORE_VERSION]
     fi
 }
 
+# LITE_PYTHON for the tests that MindSpore Lite itself takes part in: the user's, or .venv-lite of a Python 3.7 where one
+# is found (the last that MindSpore Lite 2.0.0 was made for on x86). Without, they are skipped, and this says so.
+prepare_lite() {
+    local base candidate folder="$ROOT/.venv-lite"
+    [ -z "${LITE_PYTHON:-}" ] || return 0
+    for candidate in python3.7 "$HOME"/.pyenv/versions/3.7.*/bin/python; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 7))' 2> /dev/null; then
+            base=$candidate
+            break
+        fi
+    done
+    if [ -z "${base:-}" ]; then
+        echo "no Python 3.7: the tests with MindSpore Lite 2.0.0 itself are skipped" >&2
+        return 0
+    fi
+    if ! "$folder/bin/python" -c 'import mindspore_lite' 2> /dev/null; then
+        echo "making $folder"
+        if ! { "$base" -m venv "$folder" && "$folder/bin/python" -m pip install --quiet --disable-pip-version-check \
+            "mindspore-lite==2.0.0" "numpy<1.22" pyyaml; }; then
+            echo "MindSpore Lite 2.0.0 could not be installed: the tests with it are skipped" >&2
+            return 0
+        fi
+    fi
+    export LITE_PYTHON="$folder/bin/python"
+}
+
 # Run eval.py or test.py on a checkpoint in a folder of that name: DATASET CHECKPOINT [DEVICE_ID] [--option ...]
 run_on_checkpoint() { # eval|test DATASET ...
     local name=$1 dataset checkpoint python

@@ -2,6 +2,7 @@
 # Run the checks and every test in .venv, which is made and filled where it is absent.
 #   bash scripts/run_tests.sh --mindspore 2.7.1     on another MindSpore, in an environment of its own, .venv-2.7.1
 #   bash scripts/run_tests.sh --coverage            also say which lines and branches of src and utils ran
+# With a Python 3.7 on the machine the exports are also run by MindSpore Lite 2.0.0 (.venv-lite).
 # TEST_PROCESSES (2) files of tests run side by side: most of their time one core compiles graphs.
 # Other words go to pytest, for example: bash scripts/run_tests.sh -m "not slow"
 set -euo pipefail
@@ -23,6 +24,7 @@ if [ "${1:-}" = "--coverage" ]; then
     rm -rf .coverage && mkdir .coverage
 fi
 prepare_venv requirements-test.txt "$folder" "$version"
+prepare_lite
 "$folder/bin/ruff" check .
 "$folder/bin/ruff" format --check .
 "$folder/bin/lint-imports"

@@ -190,7 +190,9 @@ name_failed_rank() { # LOGS
 
 # Whether the installed msrun takes a rank table and can start the ranks of this one; sets MISFIT where not.
 msrun_takes_table() {
-    if [ -z "$MISFIT" ] && ! PATH="$(dirname "$PYTHON"):$PATH" msrun --help 2> /dev/null | grep -q -- --rank_table_file; then
+    local help
+    help=$(PATH="$(dirname "$PYTHON"):$PATH" msrun --help 2> /dev/null) || true
+    if [ -z "$MISFIT" ] && [[ "$help" != *--rank_table_file* ]]; then
         MISFIT="the installed MindSpore has no msrun with --rank_table_file"
     fi
     [ -z "$MISFIT" ]

@@ -22,6 +22,7 @@ from src.detect.settings import ModelSettings, write_settings
 from src.evaluation.dota_submission import write_submission
 from src.export.export import export_model
 from src.imaging.image_io import write_image
+from src.logger import get_logger
 from src.remote.archive import unpack_once
 from src.remote.download import local_file
 from src.remote.object_storage import open_store
@@ -175,6 +176,12 @@ def sources(tmp_path_factory, tiles):
         for number in range(5):
             packed.writestr(f"train/{number}.png", NOISE.tobytes())
     return root
+
+
+@pytest.fixture(autouse=True)
+def no_earlier_log(monkeypatch):
+    """Standard error has the error line alone, whichever tests have set up a log in this process before."""
+    monkeypatch.setattr(get_logger(), "handlers", [])
 
 
 WRITERS = [

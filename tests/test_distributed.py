@@ -179,8 +179,8 @@ def test_the_msrun_form_of_the_other_system(tiles, tmp_path):
         "msrun", "--worker_num=2", "--local_worker_num=2", "--bind_core=True", f"--log_dir={tmp_path / 'yolov4_log'}",
         f"--master_port={free_port()}", "--join=True", "python", ROOT / "train.py",
         "--config", ROOT / "configs" / "yolov4" / "yolov4-silu.yaml", "--device_target", "CPU",
-        "--is_parallel", "True", "--epochs", "2", *OPTIONS[2:7], "--per_batch_size=2", "--log_interval=1",
-        f"--data_dir={tiles}", f"--ckpt_path={tmp_path / 'out'}",
+        "--is_parallel", "True", "--epochs", "2", "--pretrained_backbone=", *OPTIONS[2:7], "--per_batch_size=2",
+        "--log_interval=1", f"--data_dir={tiles}", f"--ckpt_path={tmp_path / 'out'}",
     ]  # fmt: skip
     done = run_with_path(command)
     log = (tmp_path / "yolov4_log" / "worker_0.log").read_text()

@@ -129,7 +129,6 @@ esac
 @pytest.mark.parametrize(
     "launcher,case,end,level",
     [
-        ("msrun", "infer", "compiled", "O0"),
         ("rank_table", "infer", "converts", "O2"),
         pytest.param(
             "msrun",

@@ -27,7 +27,10 @@ SECONDS = 1200
 CANNOT = stubs.why_not()
 if CANNOT:
     warnings.warn(f"NOTHING IS COMPILED FOR ASCEND HERE: {CANNOT}", stacklevel=1)
-pytestmark = pytest.mark.skipif(bool(CANNOT), reason=f"no dry run for Ascend: {CANNOT}")
+pytestmark = [
+    pytest.mark.skipif(bool(CANNOT), reason=f"no dry run for Ascend: {CANNOT}"),
+    pytest.mark.slow,
+]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +104,6 @@ def test_eight_ranks_by_msrun(variables, tmp_path):
     assert cases["ranks"].kinds()["HCCL"] == 4 + 1 + 2 * 35
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("level,end", [("O0", "compiled"), ("O2", "converts")])
 def test_full_network(variables, tmp_path, level, end):
     words = ["--is_distributed=0", "--training_shape=416", "--per_batch_size=2", f"--jit_level={level}"]
@@ -125,7 +127,6 @@ esac
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher,case,end,level",
     [

@@ -24,7 +24,7 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
         load_validation_set,
         log_scores,
         start_folder,
-        write_pictures,
+        write_images,
     )
     from src.logger import get_logger
     from src.report.report import Report
@@ -43,10 +43,10 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
         report.write([])
         logger.info("report: %s", report.path)
     if runtime.is_master and (config.result_view or config.recommend_threshold):
-        drawn = write_pictures(evaluation, dataset, folder / "pictures", config.recommend_threshold)
+        drawn = write_images(evaluation, dataset, folder / "pictures", config.recommend_threshold)
         if config.recommend_threshold:
             write_recommendation(folder / "recommend_result", evaluation.result, drawn)
-            logger.info("recommended scores and sorted pictures: %s", folder / "recommend_result")
+            logger.info("recommended scores and sorted images: %s", folder / "recommend_result")
     logger.info("testing cost time %.2fh", (time.perf_counter() - started) / 3600)
     return 0
 

@@ -1,4 +1,4 @@
-"""Detect in pictures and whole scenes with a checkpoint, a MINDIR or an ONNX file: pictures with boxes, and files."""
+"""Detect in images and whole scenes with a checkpoint, a MINDIR or an ONNX file: images with boxes, and files."""
 
 from src.runtime.device import prepare_environment
 

@@ -5,7 +5,7 @@
 
 Each format is read in a process of its own, so that a crash in a native library is seen and counted, with
 limits: 5 s of processor time and 1 GB an input. Besides, what is read must make sense: finite boxes of
-positive size inside their picture, pixels as the header says, nothing unpacked outside its folder. The inputs
+positive size inside their image, pixels as the header says, nothing unpacked outside its folder. The inputs
 follow from the seed alone; `--keep=FOLDER` keeps those that failed.
 """
 

@@ -86,7 +86,7 @@ def _read_coco(folder: Path) -> Reader:
 
 
 def _read_checked(folder: Path) -> Reader:
-    from src.datasets.check import check_boxes, check_pictures, check_set
+    from src.datasets.check import check_boxes, check_images, check_set
     from src.datasets.findings import Findings, report
 
     anchors = np.array(load_config([]).anchor_scales)
@@ -96,7 +96,7 @@ def _read_checked(folder: Path) -> Reader:
     def read(path: Path) -> None:
         findings = Findings()
         checked = check_set("train", folder, path, NAMES, findings)
-        check_pictures([checked], findings, decode=False, workers=1)
+        check_images([checked], findings, decode=False, workers=1)
         sides = {"input_hw": (608, 608), "letterbox": False, "max_box": 600, "tiny": 2.0}
         statistics = {"train": check_boxes(checked, findings, anchors=anchors, **sides)}
         assert report(findings, statistics)
@@ -153,10 +153,10 @@ def _read_voc(folder: Path) -> Reader:
 
 def _check_labelled(objects) -> None:
     from src.datasets.formats.coco_writer import _bbox
-    from src.datasets.formats.labelled import LabelledPicture
+    from src.datasets.formats.labelled import LabelledImage
 
     for entry in objects:
-        box, fault = _bbox(entry, LabelledPicture(Path("a.png"), 60, 40, objects))
+        box, fault = _bbox(entry, LabelledImage(Path("a.png"), 60, 40, objects))
         assert fault or (np.isfinite(box).all() and min(box[2:]) > 0 and min(box[:2]) >= 0), box
         assert entry.name and len(entry.name.splitlines()) == 1, entry.name
 
@@ -291,28 +291,28 @@ def _read_results(folder: Path) -> Reader:
     return read
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
-def _picture_seeds(kind: str) -> Callable[[Path], list[bytes]]:
+def _image_seeds(kind: str) -> Callable[[Path], list[bytes]]:
     def seeds(folder: Path) -> list[bytes]:
         from PIL import Image
 
         rng = np.random.default_rng(0)
         grey = Image.fromarray(rng.integers(0, 256, (13, 17), np.uint8))
         colour = Image.fromarray(rng.integers(0, 256, (24, 31, 3), np.uint8))
-        pictures = [colour, grey] if kind == "JPEG" else [colour, grey, colour.quantize(16)]
+        images = [colour, grey] if kind == "JPEG" else [colour, grey, colour.quantize(16)]
         found = []
-        for picture in pictures:
+        for image in images:
             buffer = io.BytesIO()
-            picture.save(buffer, kind)
+            image.save(buffer, kind)
             found.append(buffer.getvalue())
         return found
 
     return seeds
 
 
-def _read_picture(folder: Path) -> Reader:
+def _read_image(folder: Path) -> Reader:
     from src.imaging.image_io import read_rgb, read_size
 
     def read(path: Path) -> None:
@@ -535,12 +535,12 @@ def _read_model(predicts: bool) -> Callable[[Path], Reader]:
         from src.detect.backends import open_model
 
         config = load_config([word for word in _TINY if "labels" not in word])
-        picture = np.zeros((1, 3, 64, 64), np.uint8)
+        image = np.zeros((1, 3, 64, 64), np.uint8)
 
         def read(path: Path) -> None:
             backend, laid = open_model(config.replace(pretrained=str(path)))
             if predicts:
-                maps = backend.predict(picture)
+                maps = backend.predict(image)
                 assert len(maps) == 3 and maps[0].shape[-1] == 5 + laid.num_classes
 
         return read
@@ -572,11 +572,11 @@ FORMATS: dict[str, Format] = {
     "settings": Format(".yaml", lambda folder: [_settings_text()], _read_settings),
     "rank_table": Format(".json", _rank_seeds, _read_rank),
     "results": Format(".csv", _results_seeds, _read_results),
-    "png": Format(".png", _picture_seeds("PNG"), _read_picture),
-    "jpeg": Format(".jpg", _picture_seeds("JPEG"), _read_picture),
-    "bmp": Format(".bmp", _picture_seeds("BMP"), _read_picture),
-    "tiff": Format(".tif", _picture_seeds("TIFF"), _read_picture),
-    "gif": Format(".gif", _picture_seeds("GIF"), _read_picture, 0.5),
+    "png": Format(".png", _image_seeds("PNG"), _read_image),
+    "jpeg": Format(".jpg", _image_seeds("JPEG"), _read_image),
+    "bmp": Format(".bmp", _image_seeds("BMP"), _read_image),
+    "tiff": Format(".tif", _image_seeds("TIFF"), _read_image),
+    "gif": Format(".gif", _image_seeds("GIF"), _read_image, 0.5),
     "geotiff": Format(".tif", _geotiff_seeds, _read_geotiff),
     "zip": Format(".zip", _zip_seeds, _read_zip),
     "submission": Format(".zip", _submission_seeds, _read_submission, 0.5),

@@ -1,4 +1,4 @@
-"""Time of a training step with room for 600 boxes a picture against 90, and the share of the loss in it.
+"""Time of a training step with room for 600 boxes an image against 90, and the share of the loss in it.
 
 Full network, both on the same device, in turn. `max_box` 600 is measured with as many objects as in the other
 run (what a larger limit costs where it is not needed) and full of objects (the worst case).

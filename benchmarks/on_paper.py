@@ -2,8 +2,8 @@
 
     python -m benchmarks.on_paper --step_seconds 0.25 [--cards 8,64] [--batch 8] [--size 608]
 
-Only two figures are measured, both here: the time of a core for a picture (read, augment, planes) and the size of a
-tile's file. The step's time on the cards must be given: there is no card here. Everything else is counted: pictures
+Only two figures are measured, both here: the time of a core for an image (read, augment, planes) and the size of a
+tile's file. The step's time on the cards must be given: there is no card here. Everything else is counted: images
 travel as uint8, boxes as float32, gradients as float32 by a ring (each card sends and receives 2 (n - 1) / n of them).
 """
 
@@ -81,7 +81,7 @@ def parameter_count(classes: int, shape: Sequence[int], layers: Sequence[int]) -
 
 
 def host_bytes(batch: int, size: int, max_box: int) -> int:
-    """Bytes from a host to one card in a step: uint8 pictures and float32 boxes."""
+    """Bytes from a host to one card in a step: uint8 images and float32 boxes."""
     return batch * (3 * size * size + max_box * 5 * 4)
 
 
@@ -98,14 +98,14 @@ class Machine:
         cards_a_host: cards that share a host's cores.
         cores: of a host, for reading and augmenting.
         link: bytes a second that a card sends to its neighbour in the ring, the slowest of them.
-        picture_seconds: of a core, from file to planes.
+        image_seconds: of a core, from file to planes.
         file_bytes: of a tile.
     """
 
     cards_a_host: int
     cores: int
     link: float
-    picture_seconds: float
+    image_seconds: float
     file_bytes: float
 
 
@@ -113,18 +113,18 @@ def demands(cards: int, batch: int, size: int, step_seconds: float, values: int,
     """What a step of `step_seconds` needs on so many cards.
 
     Returns:
-        pictures_a_second (all cards), cores_needed (a host), storage (bytes a second, all cards), to_card (bytes a
+        images_a_second (all cards), cores_needed (a host), storage (bytes a second, all cards), to_card (bytes a
         step and card), all_reduce (bytes a step and card), all_reduce_seconds, shortest_fed (shortest step that the
         host's cores can feed), efficiency (share of linear scaling where nothing overlaps).
     """
     on_host = min(cards, machine.cards_a_host)
-    pictures = cards * batch / step_seconds
+    images = cards * batch / step_seconds
     exchange = ring_bytes(values, cards) / machine.link
-    feed = on_host * batch * machine.picture_seconds / machine.cores
+    feed = on_host * batch * machine.image_seconds / machine.cores
     return {
-        "pictures_a_second": pictures,
-        "cores_needed": on_host * batch / step_seconds * machine.picture_seconds,
-        "storage": pictures * machine.file_bytes,
+        "images_a_second": images,
+        "cores_needed": on_host * batch / step_seconds * machine.image_seconds,
+        "storage": images * machine.file_bytes,
         "to_card": host_bytes(batch, size, MAX_BOX),
         "all_reduce": ring_bytes(values, cards),
         "all_reduce_seconds": exchange,
@@ -133,7 +133,7 @@ def demands(cards: int, batch: int, size: int, step_seconds: float, values: int,
     }
 
 
-def measure_picture(size: int, pictures: int = 60) -> tuple[float, float]:
+def measure_image(size: int, images: int = 60) -> tuple[float, float]:
     """Processor seconds of one thread for a 600 x 600 PNG tile from file to planes, and the file's bytes."""
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as name:
@@ -147,9 +147,9 @@ def measure_picture(size: int, pictures: int = 60) -> tuple[float, float]:
         boxes = np.concatenate([corner, corner + 30], 1).astype(np.float32)
         classes, planes = np.zeros(100, np.int32), np.empty((3, size, size), np.uint8)
         started = time.thread_time()
-        for _ in range(pictures):
+        for _ in range(images):
             planes_first(augment(rng, read_rgb(path), boxes, classes, (size, size))[0], planes)
-        return (time.thread_time() - started) / pictures, path.stat().st_size
+        return (time.thread_time() - started) / images, path.stat().st_size
 
 
 def report(cards: int, found: dict, step_seconds: float, machine: Machine) -> str:
@@ -158,7 +158,7 @@ def report(cards: int, found: dict, step_seconds: float, machine: Machine) -> st
     hosts = -(-cards // machine.cards_a_host)
     lines = [
         f"{cards} cards on {hosts} host{'s' if hosts > 1 else ''}, a step of {step_seconds:g} s:",
-        f"  pictures: {found['pictures_a_second']:.0f} a second; a core makes {1 / machine.picture_seconds:.0f}, so "
+        f"  images: {found['images_a_second']:.0f} a second; a core makes {1 / machine.image_seconds:.0f}, so "
         f"{found['cores_needed']:.0f} of a host's {machine.cores} cores",
         f"  from storage: {found['storage'] / GIGA:.2f} GB/s; host to a card: {found['to_card'] / 1e6:.1f} MB a step, "
         f"{found['to_card'] / step_seconds / GIGA:.3f} GB/s",
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
         "--step_seconds", type=float, required=True, help="of a step on a card, without exchange"
     )
     parser.add_argument("--cards", default="8,64", help="numbers of cards, separated by commas")
-    parser.add_argument("--batch", type=int, default=8, help="pictures a card and step")
+    parser.add_argument("--batch", type=int, default=8, help="images a card and step")
     parser.add_argument("--size", type=int, default=608, help="side of the input")
     parser.add_argument("--classes", type=int, default=16)
     parser.add_argument("--cards_a_host", type=int, default=8)
@@ -192,12 +192,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.step_seconds <= 0:
         parser.error("--step_seconds must be over 0")
-    seconds, size_of_file = measure_picture(options.size)
+    seconds, size_of_file = measure_image(options.size)
     machine = Machine(options.cards_a_host, options.cores, options.link * GIGA, seconds, size_of_file)
     values, tensors = parameter_count(options.classes, (64, 128, 256, 512, 1024), (1, 2, 8, 8, 4))
     print(
         f"{values / 1e6:.1f} million values in {tensors} tensors, {4 * values / 1e6:.0f} MB of gradients. A "
-        f"core of this machine: {seconds * 1000:.1f} ms for a picture from a PNG of {size_of_file / 1e3:.0f} KB to "
+        f"core of this machine: {seconds * 1000:.1f} ms for an image from a PNG of {size_of_file / 1e3:.0f} KB to "
         f"{options.size}²"
     )
     for cards in map(int, options.cards.split(",")):

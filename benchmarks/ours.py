@@ -66,7 +66,7 @@ def described(network: nn.Cell) -> dict:
 
 
 def forward_case(classes: int, size: int, batch: int, shape, layers) -> Case:
-    """The network in memory, in evaluation mode, BatchNorm not folded: float32 pictures to raw maps."""
+    """The network in memory, in evaluation mode, BatchNorm not folded: float32 images to raw maps."""
     config = options(classes, shape, layers)
     network = build_network(config).set_train(False)
     images = Tensor(np.random.default_rng(0).normal(size=(batch, 3, size, size)).astype(np.float32))
@@ -94,7 +94,7 @@ def export_case(classes: int, size: int, shape, layers, folder: str) -> Case:
 
 
 def exported_case(path: str, size: int, batch: int) -> Case:
-    """A MINDIR by MindSpore: float32 pictures to raw maps."""
+    """A MINDIR by MindSpore: float32 images to raw maps."""
     ms.set_context(mode=ms.GRAPH_MODE)
     cell = nn.GraphCell(ms.load(path))
     images = Tensor(np.random.default_rng(0).normal(size=(batch, 3, size, size)).astype(np.float32))
@@ -111,7 +111,7 @@ def train_case(
 ) -> Case:
     """A whole step as train.py runs it, at each of the sizes; the rate is zero, so the network stays.
 
-    With `crowd`, a file of pictures with more boxes: the loss with its gradients alone for these boxes, on raw maps
+    With `crowd`, a file of images with more boxes: the loss with its gradients alone for these boxes, on raw maps
     such as the first size gives. `cache` is the folder of the compile cache; then "first" is the first step of the
     first size; `accumulate` the number of parts in which the step is made.
     """
@@ -234,8 +234,8 @@ def loss_case(classes: int, data: str) -> Case:
     return {"value": loss_run(YoloLoss(classes), raw, Tensor(arrays["boxes"]))}, {}
 
 
-def augment_case(size: int, data: str, pictures: int) -> Case:
-    """So many times a file's picture, one after the other, in one thread, to the uint8 planes of a batch."""
+def augment_case(size: int, data: str, images: int) -> Case:
+    """So many times a file's image, one after the other, in one thread, to the uint8 planes of a batch."""
     cv2.setNumThreads(1)
     arrays = np.load(data)
     image, boxes, classes = arrays["image"], arrays["boxes"][:, :4], arrays["boxes"][:, 4].astype(np.int32)
@@ -244,14 +244,14 @@ def augment_case(size: int, data: str, pictures: int) -> Case:
     planes = np.empty((3, size, size), np.uint8)
 
     def run() -> None:
-        for _ in range(pictures):
+        for _ in range(images):
             planes_first(augment(rng, image, boxes, classes, (size, size))[0], planes)
 
     return {"augment": run}, {}
 
 
 def detect_case(data: str, size: int) -> Case:
-    """One picture's decoded maps of a file to its detections."""
+    """One image's decoded maps of a file to its detections."""
     arrays = np.load(data)
     post = PostprocessOptions(score_threshold=SCORE_THRESHOLD)
     runs = {}
@@ -262,7 +262,7 @@ def detect_case(data: str, size: int) -> Case:
 
 
 def evaluate_case(classes: int, size: int, shape, layers, tiles: str, batch: int) -> Case:
-    """A whole evaluation of a set of tiles, and the network alone on as many pictures.
+    """A whole evaluation of a set of tiles, and the network alone on as many images.
 
     Reading, resizing, suppression, the JSON file and the metrics are in; loading and compiling are not.
     """
@@ -353,7 +353,7 @@ class RecordedBackend:
         self.recorded, self.calls = recorded, 0
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
-        """The next of the recorded maps for every picture."""
+        """The next of the recorded maps for every image."""
         self.calls += 1
         maps = self.recorded[self.calls % len(self.recorded)]
         return [np.repeat(level[None], len(images), 0) for level in maps]

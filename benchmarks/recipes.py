@@ -45,7 +45,7 @@ def train(name: str, tiles: Path, out: Path, epochs: int, words: list[str]) -> d
         "train.py", "--config=configs/quickstart.yaml", f"--data_dir={tiles}", f"--ckpt_path={out / name}",
         f"--max_epoch={epochs}", f"--t_max={epochs}", f"--eval_start_epoch={epochs}", *words,
     )  # fmt: skip
-    (ap50,) = re.findall(r"mAP@0\.5 with up to \d+ detections a picture and class: (\S+)", text)
+    (ap50,) = re.findall(r"mAP@0\.5 with up to \d+ detections an image and class: (\S+)", text)
     (mean_ap,) = re.findall(r"update best result: (\S+)", text)
     return {
         "recipe": name,

@@ -28,9 +28,9 @@ class Plan:
         shape: channels of the backbone's stages, a share `width` of the full network's.
         layers: residual blocks of the stages.
         size: side of the input; `sizes` those of work on the host.
-        batch: pictures of a training step; `objects` in each, `crowd` where the loss is measured alone.
+        batch: images of a training step; `objects` in each, `crowd` where the loss is measured alone.
         repeats: counted runs of each system.
-        pictures: of a run of the augmentation; wide: side of the scenes that are cut into tiles.
+        images: of a run of the augmentation; wide: side of the scenes that are cut into tiles.
         tiles: of the evaluation; scene: side of the scene in pixels.
         left_out: rows that are not run.
     """
@@ -45,7 +45,7 @@ class Plan:
     objects: int = 90
     crowd: int = 300
     repeats: int = 7
-    pictures: int = 20
+    images: int = 20
     wide: int = 2160
     tiles: int = 24
     scene: int = 1750
@@ -54,7 +54,7 @@ class Plan:
 
 FULL = Plan()
 QUICK = Plan(
-    shape=(16, 32, 64, 128, 256), layers=(1, 1, 1, 1, 1), width=0.25, size=160, sizes=(416,), repeats=3, pictures=5,
+    shape=(16, 32, 64, 128, 256), layers=(1, 1, 1, 1, 1), width=0.25, size=160, sizes=(416,), repeats=3, images=5,
     wide=1080, left_out=("accumulate", "second_start", "shape", "evaluate", "scene"),
 )  # fmt: skip
 
@@ -118,7 +118,7 @@ class Bench:
         return str(path)
 
     def batch_file(self, objects: int) -> str:
-        """Pictures and boxes of a training step."""
+        """Images and boxes of a training step."""
         name = f"batch{objects}"
         if name not in self.files:
             shape = (self.plan.batch, 3, self.plan.size, self.plan.size)
@@ -208,7 +208,7 @@ class Bench:
             runs = {"ours": (ours, "loss"), "whole step": (ours, f"step {plan.size}")}
             timings = self.measure("loss", runs)
         work = (
-            f"loss and targets alone, forward + backward, {plan.crowd} objects a picture, batch {plan.batch}"
+            f"loss and targets alone, forward + backward, {plan.crowd} objects an image, batch {plan.batch}"
         )
         yield from compare("train", work, timings, {"whole step": 0.06}, "ms")
 
@@ -319,29 +319,27 @@ class Bench:
                   again / steady, 1.3)  # fmt: skip
 
     def augment(self) -> Iterator[Row]:
-        """Augmentation to the network's input, a picture, one thread."""
-        pictures, goals = self.plan.pictures, {416: (5, 16), 608: (9, 33)}
+        """Augmentation to the network's input, an image, one thread."""
+        images, goals = self.plan.images, {416: (5, 16), 608: (9, 33)}
         scene = self.scenes(600, 1) / "images"
         image = read_rgb(next(scene.iterdir()))
         corner = self.rng.uniform(0, 540, (100, 2))
         sides = self.rng.uniform(8, 60, (100, 2))
         boxes = np.concatenate([corner, corner + sides, np.zeros((100, 1))], 1).astype(np.float32)
-        data = self.save("picture", image=image, boxes=boxes)
+        data = self.save("image", image=image, boxes=boxes)
         for size in self.plan.sizes:
             with (
-                self.ours("augment", size=size, data=data, pictures=pictures) as ours,
-                self.peer(
-                    "published_method", "augment", size=size, data=data, pictures=pictures
-                ) as published,
+                self.ours("augment", size=size, data=data, images=images) as ours,
+                self.peer("published_method", "augment", size=size, data=data, images=images) as published,
             ):
                 runs = {"ours": (ours, "augment"), "published method": (published, "augment")}
                 timings = self.measure(f"augment {size}", runs)
             yield from self.against_method(
-                "augment", f"augmentation of a picture to {size}, a core", timings, goals[size], pictures
+                "augment", f"augmentation of an image to {size}, a core", timings, goals[size], images
             )
 
     def postprocess(self) -> Iterator[Row]:
-        """Decoded maps of a picture to its detections."""
+        """Decoded maps of an image to its detections."""
         goals = {416: (8, 310), 608: (20, 920)}
         for size in self.plan.sizes:
             data = self.save(f"maps{size}", **decoded_maps(self.rng, size, classes=16))
@@ -352,7 +350,7 @@ class Bench:
                 for kind in ("trained", "untrained"):
                     runs = {"ours": (ours, kind), "published method": (method, kind)}
                     timings = self.measure(f"postprocess {size} {kind}", runs)
-                    work = f"post-processing of a picture at {size}, threshold 0.001, {kind} network"
+                    work = f"post-processing of an image at {size}, threshold 0.001, {kind} network"
                     limit, published = goals[size]
                     # The published time is that of a network that passes many boxes.
                     goal = (limit, published if kind == "untrained" else math.nan)

@@ -1,8 +1,8 @@
-"""How cost grows: curves of time and memory, as a table, a JSON file and a picture.
+"""How cost grows: curves of time and memory, as a table, a JSON file and an image.
 
     python -m benchmarks.scaling [--quick] [--only batch,size,tiles,merge] [--out FILE.json] [--svg docs/scaling.svg]
 
-- batch, size: a training step of the full network against pictures in it (at 416) and side of the input (batch 2).
+- batch, size: a training step of the full network against images in it (at 416) and side of the input (batch 2).
 - tiles: a whole evaluation (reading, resizing, post-processing, JSON, metrics) against the number of tiles. The
   network's own cost is a multiple of the tiles and is left out: recorded maps of a network take its place.
 - merge: detections of a scene's overlapping tiles merged, against their number.
@@ -40,7 +40,7 @@ QUICK_POINTS = {"batch": (1, 2), "size": (96, 160), "tiles": (50, 100), "merge":
 
 
 def write_batch(path: Path, batch: int, size: int, classes: int) -> None:
-    """A training step's pictures with 90 boxes in each, as a file for workers."""
+    """A training step's images with 90 boxes in each, as a file for workers."""
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, size - 30, (batch, 90, 2))
     label = rng.integers(0, classes, (batch, 90, 1))
@@ -63,7 +63,7 @@ class Curves:
         self.folder, self.points, self.network, self.repeats = folder, points, network, repeats
 
     def batch(self) -> list[dict]:
-        """Step time and memory by pictures in the step."""
+        """Step time and memory by images in the step."""
         size = 416 if self.network is FULL else 96
         return [{"batch": count, **self.step(count, size)} for count in self.points["batch"]]
 
@@ -129,7 +129,7 @@ def describe(name: str, rows: list[dict]) -> str:
 
 
 CHARTS = (
-    ("batch", "batch", "pictures a step (416)", "training step, seconds"),
+    ("batch", "batch", "images a step (416)", "training step, seconds"),
     ("size", "size", "side of the input (batch 2)", "training step, seconds"),
     ("tiles", "tiles", "tiles", "evaluation without the network, seconds"),
     ("merge", "boxes", "boxes", "merge of a scene, seconds"),
@@ -143,7 +143,7 @@ text{font:11px system-ui,sans-serif;fill:#5c6776}.head{font-size:13px;font-weigh
 """
 
 
-def picture(curves: dict[str, list[dict]]) -> str:
+def image(curves: dict[str, list[dict]]) -> str:
     """All curves as one SVG: seconds above, memory below, a column for each."""
     shown = [chart for chart in CHARTS if curves.get(chart[0])]
     width, height = 460, 270
@@ -183,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="slim network and few points")
     parser.add_argument("--only", default=",".join(POINTS), help="curves, separated by commas")
     parser.add_argument("--out", type=Path, help="JSON file of the results")
-    parser.add_argument("--svg", type=Path, help="picture of the curves")
+    parser.add_argument("--svg", type=Path, help="image of the curves")
     options = parser.parse_args(argv)
     names = options.only.split(",")
     if unknown := set(names) - set(POINTS):
@@ -198,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         write_json(options.out, {"machine": machine, "quick": options.quick, "curves": found}, indent=1)
     if options.svg:
         with atomic_write(options.svg) as handle:
-            handle.write(picture(found))
+            handle.write(image(found))
     return 0
 
 

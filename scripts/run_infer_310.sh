@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Score an exported model: pictures in, detections, AP and the time a picture. On an Ascend card a MINDIR runs with
+# Score an exported model: images in, detections, AP and the time an image. On an Ascend card a MINDIR runs with
 # MindSpore Lite, an .om with CANN, an .onnx with ONNX Runtime's CANN provider; where there is no card a MINDIR runs on
 # the CPU with MindSpore. Everything goes to ./infer_310: log.txt and outputs/.
 set -euo pipefail
@@ -7,7 +7,7 @@ source "$(dirname "$0")/common.sh"
 
 if [ $# -lt 3 ]; then
     die "usage: bash run_infer_310.sh MINDIR_PATH DATA_PATH [DEVICE_ID] ANN_FILE [--option=value ...]
-MINDIR_PATH may be an .om or .onnx too. DATA_PATH is the folder of the pictures, or of a data set; DEVICE_TARGET=CPU or Ascend chooses the device"
+MINDIR_PATH may be an .om or .onnx too. DATA_PATH is the folder of the images, or of a data set; DEVICE_TARGET=CPU or Ascend chooses the device"
 fi
 MODEL=$(existing_path MINDIR_PATH "$1")
 DATA=$(existing_path DATA_PATH "$2")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From nothing to a trained and scored detector on the CPU: makes .venv, installs, draws a sample in DOTA's
-# format, cuts it into tiles, trains a slim YOLOv4, evaluates it on held-out scenes and writes pictures of
+# format, cuts it into tiles, trains a slim YOLOv4, evaluates it on held-out scenes and writes images of
 # its detections. Everything goes to ./quickstart. Words after the script's name go to train.py.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
@@ -31,5 +31,5 @@ BEST=$(ls "$OUT"/run/*/ckpt_0/best_map.ckpt)
     --log_path "$OUT/eval" --result_view 1
 echo "checkpoint: $BEST"
 echo "reports:    $(printf '%s ' "$OUT"/run/*/report.html "$OUT"/eval/*/report.html)"
-echo "pictures:   $(ls -d "$OUT"/eval/*/pictures)"
+echo "images:   $(ls -d "$OUT"/eval/*/pictures)"
 echo "done in $((SECONDS - STARTED)) s"

@@ -58,7 +58,7 @@ class ResidualBlock(nn.Cell):
 
 
 class CspDarknet53(nn.Cell):
-    """Backbone that turns a picture into maps of strides 8, 16 and 32.
+    """Backbone that turns an image into maps of strides 8, 16 and 32.
 
     Args:
         backbone_input_shape: input channels of the five stages: those of the stem, then the output

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation: pictures are read and prepared by threads, ahead of the network.
+"""Batches for training and evaluation: images are read and prepared by threads, ahead of the network.
 
 OpenCV, Pillow and numpy work outside Python's global lock: a sample of the DOTA recipe holds it for 1.1 to 1.5 of its
 22 ms (benchmarks/data_path.py), so one process can give over 600 a second where a card needs 32 to 62. So threads
@@ -41,7 +41,7 @@ class TrainBatch:
 class EvalBatch:
     """images (N, 3, H, W) uint8 RGB, always the full batch; only the first `valid` count.
 
-    `geometry[i].inverse` maps boxes of the input to picture i; `image_wh` (N, 2) int is its size.
+    `geometry[i].inverse` maps boxes of the input to image i; `image_wh` (N, 2) int is its size.
     """
 
     images: np.ndarray
@@ -51,12 +51,12 @@ class EvalBatch:
 
     @property
     def image_ids(self) -> list[int]:
-        """COCO ids of the pictures that count."""
+        """COCO ids of the images that count."""
         return [record.id for record in self.records[: self.valid]]
 
     @property
     def image_wh(self) -> np.ndarray:
-        """(valid, 2) width and height of the pictures that count."""
+        """(valid, 2) width and height of the images that count."""
         return np.array([(record.width, record.height) for record in self.records[: self.valid]])
 
 
@@ -67,9 +67,9 @@ class TrainLoader:
         dataset: what to read.
         sampler: this rank's order of the samples in each epoch.
         augment: the random changes.
-        batch_size: pictures a batch; an incomplete last batch is left out.
+        batch_size: images a batch; an incomplete last batch is left out.
         shapes: input (height, width) shapes; one is drawn every `resize_rate` steps.
-        max_box: most rows of the boxes, fewer where the set cannot fill them; of more objects in a picture so
+        max_box: most rows of the boxes, fewer where the set cannot fill them; of more objects in an image so
             many are drawn, with one warning.
         seed: of everything that is drawn.
         workers: threads.
@@ -97,8 +97,8 @@ class TrainLoader:
             )
         if len(sampler) < batch_size:
             raise UserError(
-                f"{dataset.ann_file}: {len(sampler)} pictures for each device, per_batch_size is {batch_size}; "
-                "lower per_batch_size or add pictures"
+                f"{dataset.ann_file}: {len(sampler)} images for each device, per_batch_size is {batch_size}; "
+                "lower per_batch_size or add images"
             )
         self.dataset, self.sampler, self.augment = dataset, sampler, augment
         self.batch_size, self.shapes, self.resize_rate = batch_size, shapes, resize_rate
@@ -107,7 +107,7 @@ class TrainLoader:
         self.rows = min(max_box, self._most_objects())
 
     def _most_objects(self) -> int:
-        """Objects that a training picture can hold at most. Time of the loss follows the rows of its boxes, and
+        """Objects that a training image can hold at most. Time of the loss follows the rows of its boxes, and
         one number for the whole run, the same on all ranks, keeps it at one graph for each input shape."""
         most = max(len(record.boxes) for record in self.dataset.records)
         return most * (4 if self.augment.mosaic else 1) * (2 if self.augment.mixup else 1)
@@ -125,7 +125,7 @@ class TrainLoader:
         """The batches of an epoch, from a step on.
 
         Raises:
-            UserError: a picture cannot be read; names it.
+            UserError: an image cannot be read; names it.
         """
         indices = self.sampler.indices(epoch)
 
@@ -151,17 +151,17 @@ class TrainLoader:
         return (image, boxes, classes), surplus, self.dataset.records[index].path
 
     def _joined(self, rng: np.random.Generator, index: int, input_hw: tuple[int, int]) -> Sample:
-        """The picture of a record in the input, alone or in a mosaic with three drawn ones."""
+        """The image of a record in the input, alone or in a mosaic with three drawn ones."""
         numbers = [index]
         if _happens(rng, self.augment.mosaic):
             numbers += rng.integers(len(self.dataset.records), size=3).tolist()
         records = [self.dataset.records[number] for number in numbers]
         samples = []
         for record in records:
-            with naming_picture(record.path):
+            with naming_image(record.path):
                 image = read_rgb(record.path, (record.width, record.height))
             samples.append((image, record.boxes, record.classes))
-        with naming_picture(", ".join(str(record.path) for record in records)):
+        with naming_image(", ".join(str(record.path) for record in records)):
             return self.augment.join(rng, samples, input_hw)
 
     def _collate(self, samples) -> TrainBatch:
@@ -179,7 +179,7 @@ class TrainLoader:
     def _warn_dropped(self, count: int, path: Path) -> None:
         if not self.dropped_boxes:
             get_logger().warning(
-                "%s: more than max_box=%d objects in a training picture, so many are drawn and the rest is dropped; "
+                "%s: more than max_box=%d objects in a training image, so many are drawn and the rest is dropped; "
                 "raise max_box. Further ones are counted, not shown",
                 path,
                 self.max_box,
@@ -193,9 +193,9 @@ class EvalLoader:
     Args:
         dataset: what to read.
         input_hw: (height, width) of the network's input.
-        batch_size: pictures a batch; the last one is filled by repeats, so that its shape does not change.
+        batch_size: images a batch; the last one is filled by repeats, so that its shape does not change.
         indices: records to take; all by default.
-        resize: from picture and input_hw to the input and its geometry (`src.detect.letterbox.eval_resize`).
+        resize: from image and input_hw to the input and its geometry (`src.detect.letterbox.eval_resize`).
         workers: threads.
     """
 
@@ -225,7 +225,7 @@ class EvalLoader:
         return prefetch(jobs(), self._sample, self._collate, self.workers)
 
     def _sample(self, record: ImageRecord):
-        with naming_picture(record.path):
+        with naming_image(record.path):
             image = read_rgb(record.path, (record.width, record.height))
             return record, *self.resize(image, self.input_hw)
 
@@ -234,13 +234,13 @@ class EvalLoader:
 
 
 def eval_batch(samples: list[tuple], batch_size: int) -> EvalBatch:
-    """A batch of (record, picture in the input's size, geometry); an incomplete one is filled by repeats."""
+    """A batch of (record, image in the input's size, geometry); an incomplete one is filled by repeats."""
     valid = len(samples)
     samples = samples + [samples[-1]] * (batch_size - valid)
-    records, pictures, geometry = zip(*samples)
-    images = np.empty((batch_size, 3, *pictures[0].shape[:2]), np.uint8)
-    for row, picture in enumerate(pictures):
-        planes_first(picture, images[row])
+    records, resized, geometry = zip(*samples)
+    images = np.empty((batch_size, 3, *resized[0].shape[:2]), np.uint8)
+    for row, image in enumerate(resized):
+        planes_first(image, images[row])
     return EvalBatch(images, list(records), list(geometry), valid)
 
 
@@ -250,8 +250,8 @@ def _happens(rng: np.random.Generator, probability: float) -> bool:
 
 
 @contextmanager
-def naming_picture(path: Path | str) -> Iterator[None]:
-    """An unforeseen error in a thread says which picture it was about."""
+def naming_image(path: Path | str) -> Iterator[None]:
+    """An unforeseen error in a thread says which image it was about."""
     try:
         yield
     except UserError:
@@ -284,5 +284,5 @@ def prefetch(jobs: Iterator[list[tuple]], work: Callable, collate: Callable, wor
             results = [future.result() for future in waiting.popleft()]
             submit_next()
             yield collate(results)
-    finally:  # also when the consumer stops early or a picture is bad
+    finally:  # also when the consumer stops early or an image is bad
         pool.shutdown(wait=True, cancel_futures=True)

@@ -42,7 +42,7 @@ def _cell_tables(input_hw, anchors, scale_x_y):
 
 @constexpr
 def _first_cells(input_hw, shape):
-    """1 at the first cell of each stride of the first picture's first anchor, else 0, of a shape (N, 3, T)."""
+    """1 at the first cell of each stride of the first image's first anchor, else 0, of a shape (N, 3, T)."""
     mask = np.zeros(shape, np.float32)
     sizes = [rows * columns for rows, columns in grid_shapes(input_hw)]
     mask[0, 0, [0, *np.cumsum(sizes)[:-1]]] = 1
@@ -129,7 +129,7 @@ class YoloLoss(nn.Cell):
         assignment: cell, or pair: box and class loss of `PairLoss`.
         box_weight: size or flat, as of `src.pair_loss.box_weight`.
         ignore_scope: whose overlap lets a prediction be ignored: of the objects of its stride, or of its image.
-        padding_is_object: each batch has an object in the first cell and anchor of each stride of its first picture,
+        padding_is_object: each batch has an object in the first cell and anchor of each stride of its first image,
             where MindYOLO's rows of padding put one. Only its objectness counts.
 
     Inputs:
@@ -218,7 +218,7 @@ class YoloLoss(nn.Cell):
         return ops.stack([part.sum() for part in ops.split(values.sum((0, 1)), cells, 0)])
 
     def _with_padding(self, assigned, input_hw):
-        """`assigned` (N, 3, T) with the first picture's first cell and anchor of each stride."""
+        """`assigned` (N, 3, T) with the first image's first cell and anchor of each stride."""
         return ops.maximum(assigned, _first_cells(input_hw, assigned.shape))
 
     def _counted(self, x, y, w, h, boxes, in_stride, input_hw):

@@ -1,4 +1,4 @@
-"""The other recipe for training pictures: mosaic on a canvas of twice the input, random perspective, colour gains.
+"""The other recipe for training images: mosaic on a canvas of twice the input, random perspective, colour gains.
 
 It is the recipe of the YOLOv4 of the other published system. Two things differ: pixels are taken at their
 centres, so boxes lie on their objects to a fraction of a pixel, and what is shown small is averaged, not
@@ -26,7 +26,7 @@ class PerspectiveAugment:
     Attributes:
         degrees: largest rotation to either side.
         translate: largest shift, share of the input.
-        scale: the zoom is between 1 - scale and 1 + scale; at 1 a picture fills the input at its own aspect
+        scale: the zoom is between 1 - scale and 1 + scale; at 1 an image fills the input at its own aspect
             ratio, and a mosaic shows the middle quarter of its canvas.
         shear: largest shear of either axis in degrees.
         perspective: largest perspective of either axis, a pixel; times the input's width + height at most 0.9,
@@ -35,9 +35,9 @@ class PerspectiveAugment:
         saturation_gain: likewise the saturation.
         value_gain: likewise the brightness.
         flip: probability of a left-right flip.
-        mosaic: probability that the loader gives four pictures.
+        mosaic: probability that the loader gives four images.
         mixup: probability that the loader blends two results.
-        grey: level around the pictures.
+        grey: level around the images.
     """
 
     degrees: float = 0.0
@@ -54,13 +54,13 @@ class PerspectiveAugment:
     grey: int = GREY
 
     def join(self, rng: np.random.Generator, samples: list[Sample], input_hw: tuple[int, int]) -> Sample:
-        """One picture, or a mosaic of four, seen in a random perspective, in the input (height, width).
+        """One image, or a mosaic of four, seen in a random perspective, in the input (height, width).
 
-        A picture is in the middle of a canvas of the input's size; four are around a point in the middle half
+        An image is in the middle of a canvas of the input's size; four are around a point in the middle half
         of a canvas of twice that. Only what is seen of the canvas is made.
         """
         view, zoom = self._draw_view(rng, input_hw)
-        # Pictures are resized to the size in which they are shown, so that shrinking averages; a warp that
+        # Images are resized to the size in which they are shown, so that shrinking averages; a warp that
         # turns them enlarges what zoom is left.
         upright = self.degrees == self.shear == self.perspective == 0
         detail = zoom if upright else min(1.0, zoom)
@@ -116,7 +116,7 @@ def _shift(offset: np.ndarray) -> np.ndarray:
 
 
 def _fitted_size(image, input_hw, detail) -> tuple[int, int]:
-    """(width, height) of the picture as large as it fits the input, times `detail`."""
+    """(width, height) of the image as large as it fits the input, times `detail`."""
     height, width = image.shape[:2]
     ratio = min(input_hw[0] / height, input_hw[1] / width) * detail
     return max(1, round(width * ratio)), max(1, round(height * ratio))
@@ -127,7 +127,7 @@ def _centred(middle, size) -> list[tuple[int, int]]:
 
 
 def _around_point(rng, middle, sizes) -> list[tuple[int, int]]:
-    """(left, top) of four pictures: upper left, upper right, lower left and lower right of a drawn point."""
+    """(left, top) of four images: upper left, upper right, lower left and lower right of a drawn point."""
     x, y = (int(rng.uniform(0.5, 1.5) * side) for side in middle)
     (w0, h0), (_, h1), (w2, _), _ = sizes
     return [(x - w0, y - h0), (x, y - h1), (x - w2, y), (x, y)]
@@ -147,13 +147,13 @@ def _seen_part(matrix, canvas_wh, input_hw) -> np.ndarray:
 
 
 def _lay(canvas, window, sample, size, place) -> np.ndarray:
-    """Resize the picture and lay it into the canvas, of which there is only the window; its boxes (n, 4).
+    """Resize the image and lay it into the canvas, of which there is only the window; its boxes (n, 4).
 
     Args:
         canvas: the window's pixels.
         window: x1 y1 x2 y2 in the canvas.
-        sample: picture, boxes, classes.
-        size: (width, height) of the resized picture.
+        sample: image, boxes, classes.
+        size: (width, height) of the resized image.
         place: (left, top) of it in the canvas; it may reach over the edges.
     """
     image, boxes, _ = sample
@@ -170,10 +170,10 @@ def _lay(canvas, window, sample, size, place) -> np.ndarray:
 
 
 def _seen_stretch(length, new_length, start, low, high) -> tuple[int, int, int, int] | None:
-    """What is between low and high of an axis of a picture that goes from start to start + new_length.
+    """What is between low and high of an axis of an image that goes from start to start + new_length.
 
     Returns:
-        Pixels of the picture, from and to, and where they are in the canvas; None where nothing is seen.
+        Pixels of the image, from and to, and where they are in the canvas; None where nothing is seen.
     """
     if start >= high or start + new_length <= low:
         return None

@@ -28,8 +28,8 @@ def _anchor_tables(batch, max_box, input_hw, anchors):
     """What the assignment needs of each anchor, in published order (stride 8 first), as (1, 1, 9) tensors.
 
     Returns anchor width, height, grid width, grid height as float32; as int32 the grid width, the number of
-    the first cell of the anchor's stride and the numbers 0..8, the row of cells of each picture and anchor
-    (batch, 1, 9), the number of each picture's first box (batch, 1, 1), and of each box from 1 (1, max_box, 1).
+    the first cell of the anchor's stride and the numbers 0..8, the row of cells of each image and anchor
+    (batch, 1, 9), the number of each image's first box (batch, 1, 1), and of each box from 1 (1, max_box, 1).
     """
     grids = grid_shapes(input_hw)
     sizes = [height * width for height, width in grids]
@@ -39,13 +39,13 @@ def _anchor_tables(batch, max_box, input_hw, anchors):
         for slot, (anchor_w, anchor_h) in enumerate(anchors[level]):
             rows.append((anchor_w, anchor_h, width, height, sum(sizes[:level]), slot))
     table = np.array(rows).T[:, None, None]
-    pictures = np.arange(batch).reshape(-1, 1, 1)
+    images = np.arange(batch).reshape(-1, 1, 1)
     whole = (
         table[2],
         table[4],
         np.arange(len(rows)).reshape(1, 1, -1),
-        pictures * ANCHORS_A_CELL + table[5],
-        pictures * max_box,
+        images * ANCHORS_A_CELL + table[5],
+        images * max_box,
         np.arange(1, max_box + 1).reshape(1, -1, 1),
     )
     as_float = [Tensor(values.astype(np.float32)) for values in table[:4]]
@@ -141,9 +141,9 @@ class TargetAssigner(nn.Cell):
         """Where each box may be assigned to, at each of the nine anchors of strides 8, 16, 32.
 
         Returns:
-            int32 (N, max_box, 9) that broadcast: the lane (picture and anchor of a cell, N times 3), the cell in it
+            int32 (N, max_box, 9) that broadcast: the lane (image and anchor of a cell, N times 3), the cell in it
             (of T), and the priority, 0 where the box is not for this anchor; the boxes' centre x, y, width, height as
-            shares of the input (4, N, max_box, 1); the number of each picture's first box (N, 1, 1).
+            shares of the input (4, N, max_box, 1); the number of each image's first box (N, 1, 1).
         """
         batch, max_box, _ = boxes.shape
         anchor_w, anchor_h, grid_w, grid_h, columns, first_cell, numbers, lanes, first_box, order = (
@@ -184,7 +184,7 @@ def assign_targets(
     label_smooth: bool = False,
     label_smooth_factor: float = 0.1,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Targets of one picture as the published code lays them out, to look at and to compare.
+    """Targets of one image as the published code lays them out, to look at and to compare.
 
     Args:
         boxes: (n, 5) x1, y1, x2, y2 in input pixels and class.
@@ -209,7 +209,7 @@ def assign_targets(
 
 
 def dense_targets(assigned, truth, classes, input_hw: Sequence[int]) -> list[np.ndarray]:
-    """One picture's outputs of `TargetAssigner`, (3, T), (4, 3, T) and (3, C, T), in the published layout.
+    """One image's outputs of `TargetAssigner`, (3, T), (4, 3, T) and (3, C, T), in the published layout.
 
     Returns:
         For strides 32, 16, 8 (H, W, 3, 5 + C): x, y, w, h, 1, classes where an object is assigned, else 0.

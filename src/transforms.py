@@ -1,4 +1,4 @@
-"""Pictures and boxes to the network's input: random crop, scale, flip and colour for training, a plain
+"""Images and boxes to the network's input: random crop, scale, flip and colour for training, a plain
 resize for evaluation. `src/perspective.py` has the other recipe for training.
 
 Boxes are (n, 4) float32 x1 y1 x2 y2 in pixels. Everything random comes from the generator that is passed.
@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # picture (H, W, 3) uint8, boxes (n, 4), classes (n,)
+Sample = tuple[np.ndarray, np.ndarray, np.ndarray]  # image (H, W, 3) uint8, boxes (n, 4), classes (n,)
 
-GREY = 128  # of the padding around a picture that does not fill the input
+GREY = 128  # of the padding around an image that does not fill the input
 _TRIALS = 10  # draws of a crop until an object stays in it
-_MOSAIC_SIDE, _MOSAIC_CENTRE = 768, (192, 576)  # the published canvas, and where its four pictures may meet
+_MOSAIC_SIDE, _MOSAIC_CENTRE = 768, (192, 576)  # the published canvas, and where its four images may meet
 
 # Pillow's filters of a resize, and how far each reaches, in pixels of the coarser side.
 FILTERS = {
@@ -28,7 +28,7 @@ FILTERS = {
 
 @dataclass(frozen=True)
 class ResizeGeometry:
-    """Map between picture and network input: input = picture * scale + pad, in pixels."""
+    """Map between image and network input: input = image * scale + pad, in pixels."""
 
     scale_x: float
     scale_y: float
@@ -36,11 +36,11 @@ class ResizeGeometry:
     pad_y: float = 0.0
 
     def forward(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes (n, 4) of the picture in the network's input."""
+        """Boxes (n, 4) of the image in the network's input."""
         return (boxes * self._scale + self._pad).astype(np.float32)
 
     def inverse(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes (n, 4) of the network's input in the picture."""
+        """Boxes (n, 4) of the network's input in the image."""
         return ((boxes - self._pad) / self._scale).astype(np.float32)
 
     @property
@@ -53,25 +53,25 @@ class ResizeGeometry:
 
 
 def stretch_for_eval(image: np.ndarray, input_hw: tuple[int, int]) -> tuple[np.ndarray, ResizeGeometry]:
-    """The picture (H, W, 3) uint8 stretched to the input by Pillow's antialiased bicubic filter."""
+    """The image (H, W, 3) uint8 stretched to the input by Pillow's antialiased bicubic filter."""
     height, width = image.shape[:2]
     return _resize_bicubic(image, input_hw[1], input_hw[0]), stretch_geometry(width, height, input_hw)
 
 
 def stretch_geometry(width: int, height: int, input_hw: tuple[int, int]) -> ResizeGeometry:
-    """How `stretch_for_eval` maps a picture of that size."""
+    """How `stretch_for_eval` maps an image of that size."""
     return ResizeGeometry(input_hw[1] / width, input_hw[0] / height)
 
 
 def letterbox(
     image: np.ndarray, input_hw: tuple[int, int], enlarge: bool = True, grey: int = GREY
 ) -> tuple[np.ndarray, ResizeGeometry]:
-    """The picture in the middle of the input at its own aspect ratio, with grey borders.
+    """The image in the middle of the input at its own aspect ratio, with grey borders.
 
     Args:
         image: (H, W, 3) uint8.
         input_hw: (height, width) of the input.
-        enlarge: also pictures smaller than the input are made to fill it.
+        enlarge: also images smaller than the input are made to fill it.
         grey: level of the borders.
     """
     height, width = image.shape[:2]
@@ -86,7 +86,7 @@ def letterbox(
 def letterbox_geometry(
     width: int, height: int, input_hw: tuple[int, int], enlarge: bool = True
 ) -> ResizeGeometry:
-    """How `letterbox` maps a picture of that size."""
+    """How `letterbox` maps an image of that size."""
     ratio = min(input_hw[0] / height, input_hw[1] / width)
     if not enlarge:
         ratio = min(ratio, 1.0)
@@ -111,10 +111,10 @@ class TrainAugment:
         saturation: largest factor of the saturation, up or down.
         value: largest factor of the brightness, up or down.
         flip: probability of a left-right flip.
-        each_multiscale: scale the picture by 0.25 to 2 times the input; otherwise it fills the input.
-        filters: one of these resizes a picture, each as likely as the next (names of `FILTERS`).
+        each_multiscale: scale the image by 0.25 to 2 times the input; otherwise it fills the input.
+        filters: one of these resizes an image, each as likely as the next (names of `FILTERS`).
         keep_cut: boxes whose centre leaves the input are kept, clipped, as published.
-        mosaic: probability that the loader gives four pictures, which are joined (`mosaic`).
+        mosaic: probability that the loader gives four images, which are joined (`mosaic`).
         mixup: probability that the loader blends two results (`mix`).
     """
 
@@ -137,7 +137,7 @@ class TrainAugment:
         classes: np.ndarray,
         input_hw: tuple[int, int],
     ) -> Sample:
-        """One picture (H, W, 3) uint8 with its boxes (n, 4) and classes (n,) in the input.
+        """One image (H, W, 3) uint8 with its boxes (n, 4) and classes (n,) in the input.
 
         Boxes are clipped to the input; those that keep no more than a pixel of it are dropped.
         """
@@ -150,7 +150,7 @@ class TrainAugment:
         return canvas, boxes_in, classes[kept]
 
     def join(self, rng: np.random.Generator, samples: list[Sample], input_hw: tuple[int, int]) -> Sample:
-        """One picture, or a mosaic of four, in the input."""
+        """One image, or a mosaic of four, in the input."""
         if len(samples) == 1:
             return self(rng, *samples[0], input_hw)
         low, high = _MOSAIC_CENTRE
@@ -162,7 +162,7 @@ class TrainAugment:
         return sample
 
     def _choose_crop(self, rng, image_shape, boxes, input_hw):
-        """Where the picture goes; drawn again while no object stays, at last the whole picture, stretched."""
+        """Where the image goes; drawn again while no object stays, at last the whole image, stretched."""
         height, width = image_shape[:2]
         for trial in range(_TRIALS + 1):
             whole = trial == _TRIALS
@@ -174,7 +174,7 @@ class TrainAugment:
         return geometry, (new_w, new_h), boxes_in, kept
 
     def _draw_crop(self, rng, input_hw) -> tuple[int, int, int, int]:
-        """Size of the whole resized picture and the place of its corner, which may be outside the input."""
+        """Size of the whole resized image and the place of its corner, which may be outside the input."""
         input_h, input_w = input_hw
         new_w, new_h = input_w, input_h
         if self.each_multiscale:
@@ -228,12 +228,12 @@ def place(
     resize_filter: str,
     tables: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Resize the picture to `new_wh` and lay it on a grey input at the geometry's pad; the rest is cut.
+    """Resize the image to `new_wh` and lay it on a grey input at the geometry's pad; the rest is cut.
 
     Args:
         image: (H, W, 3) uint8.
         geometry: its pads are whole pixels and may be negative.
-        new_wh: (width, height) of the whole resized picture.
+        new_wh: (width, height) of the whole resized image.
         input_hw: (height, width) of the input.
         resize_filter: a name of `FILTERS`.
         tables: of `colour_tables`, to change the colours of the result, the grey included.
@@ -261,11 +261,11 @@ def place(
 def resample(
     image: np.ndarray, new_wh: tuple[int, int], window: tuple[int, int, int, int], resize_filter: str
 ) -> np.ndarray:
-    """A window of what Pillow's `resize` makes of the picture: antialiased where it shrinks, but for nearest.
+    """A window of what Pillow's `resize` makes of the image: antialiased where it shrinks, but for nearest.
 
     Args:
         image: (H, W, 3) uint8.
-        new_wh: (width, height) of the whole resized picture.
+        new_wh: (width, height) of the whole resized image.
         window: x1 y1 x2 y2 of the part of it that is made.
         resize_filter: a name of `FILTERS`.
 
@@ -305,7 +305,7 @@ def paste(canvas: np.ndarray, image: np.ndarray, left: int, top: int) -> None:
 
 
 def flip_sample(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Picture (H, W, 3) and boxes (n, 4), left and right exchanged."""
+    """Image (H, W, 3) and boxes (n, 4), left and right exchanged."""
     flipped = boxes.copy()
     flipped[:, [0, 2]] = image.shape[1] - boxes[:, [2, 0]]
     return cv2.flip(image, 1), flipped
@@ -328,7 +328,7 @@ def distort_colour(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
 
 
 def mosaic(samples: list[Sample], centre_xy: tuple[int, int]) -> Sample:
-    """Join four pictures, unscaled, around a point of a grey 768x768 canvas, as published; what does not fit is cut.
+    """Join four images, unscaled, around a point of a grey 768x768 canvas, as published; what does not fit is cut.
 
     Args:
         samples: above left of the point, above right, below left and below right of it.
@@ -349,6 +349,6 @@ def mosaic(samples: list[Sample], centre_xy: tuple[int, int]) -> Sample:
 
 
 def mix(first: Sample, second: Sample, share: float) -> Sample:
-    """The first picture at `share`, the second at the rest (https://arxiv.org/abs/1710.09412); boxes of both."""
+    """The first image at `share`, the second at the rest (https://arxiv.org/abs/1710.09412); boxes of both."""
     image = cv2.addWeighted(first[0], share, second[0], 1 - share, 0)
     return image, np.concatenate([first[1], second[1]]), np.concatenate([first[2], second[2]])

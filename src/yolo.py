@@ -130,7 +130,7 @@ class FeatureMap(nn.Cell):
 
 
 class YoloV4(nn.Cell):
-    """The network, from pictures to raw maps.
+    """The network, from images to raw maps.
 
     Args:
         num_classes: number of classes C.
@@ -242,7 +242,7 @@ class YoloDecoder(nn.Cell):
 
 
 class YoloDetector(nn.Cell):
-    """Network and decoder in one, with the network's own parameter names: pictures in, decoded maps out."""
+    """Network and decoder in one, with the network's own parameter names: images in, decoded maps out."""
 
     def __init__(self, yolo: nn.Cell, decoder: nn.Cell):
         super().__init__(auto_prefix=False)
@@ -255,7 +255,7 @@ class YoloDetector(nn.Cell):
 
 
 class Normalize(nn.Cell):
-    """Pictures uint8 (N, 3, H, W) to float32 (x / 255 - mean) / std, so that they travel as bytes."""
+    """Images uint8 (N, 3, H, W) to float32 (x / 255 - mean) / std, so that they travel as bytes."""
 
     def __init__(self, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD):
         super().__init__(auto_prefix=False)

@@ -1,4 +1,4 @@
-"""Annotations in COCO's format to records of pictures with their boxes, with every odd box accounted for."""
+"""Annotations in COCO's format to records of images with their boxes, with every odd box accounted for."""
 
 import json
 import math
@@ -15,12 +15,12 @@ from src.imaging.image_io import read_size
 # Results are tables of numpy integers (image_id int64, category_id int32; a class that the file lacks gets
 # an id above its largest), so larger ones are refused here and not cut there.
 _ID_LIMIT, _CATEGORY_LIMIT, _SIDE_LIMIT = 2**63, 2**30, 2**31
-_LEAST_SIDE = 1  # pixels; a picture whose objects are no wider or no higher has nothing to learn from
+_LEAST_SIDE = 1  # pixels; an image whose objects are no wider or no higher has nothing to learn from
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One picture: boxes (n, 4) float32 x1 y1 x2 y2 in its pixels, classes (n,), ignored regions (m, 4)."""
+    """One image: boxes (n, 4) float32 x1 y1 x2 y2 in its pixels, classes (n,), ignored regions (m, 4)."""
 
     id: int
     path: Path
@@ -32,7 +32,7 @@ class ImageRecord:
 
     @classmethod
     def unlabelled(cls, number: int, path: Path, width: int, height: int) -> "ImageRecord":
-        """A picture of which nothing is known but its size."""
+        """An image of which nothing is known but its size."""
         none = np.zeros((0, 4), np.float32)
         return cls(number, path, width, height, none, np.zeros(0, np.int32), none)
 
@@ -42,12 +42,12 @@ class DetectionSet:
     """The records of an annotation file.
 
     Attributes:
-        records: the pictures, ordered by id.
+        records: the images, ordered by id.
         class_names: class names in the order of the network's outputs.
         category_ids: COCO category id of each class.
         ann_file: where it came from.
-        dropped: how many boxes or pictures were left out, by reason.
-        resized: pictures whose own size took the place of the annotated one.
+        dropped: how many boxes or images were left out, by reason.
+        resized: images whose own size took the place of the annotated one.
     """
 
     records: list[ImageRecord]
@@ -58,28 +58,28 @@ class DetectionSet:
     resized: int = 0
 
     def describe(self) -> str:
-        """One line: pictures, objects, ignored regions, and what was left out."""
+        """One line: images, objects, ignored regions, and what was left out."""
         objects = sum(len(record.boxes) for record in self.records)
         ignored = sum(len(record.ignored) for record in self.records)
-        line = f"{self.ann_file}: {len(self.records)} pictures, {objects} objects"
+        line = f"{self.ann_file}: {len(self.records)} images, {objects} objects"
         if ignored:
             line += f", {ignored} ignored regions"
         if self.dropped:
             line += "; left out: " + ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
         if self.resized:
-            line += f"; {self.resized} pictures of another size than annotated taken as they are"
+            line += f"; {self.resized} images of another size than annotated taken as they are"
         return line
 
 
 def resolve_set(data_dir: str | Path, split: str, ann_file: str | Path = "") -> tuple[Path, Path]:
-    """(folder of pictures, annotation file) of a split, by DOTA's or COCO's own names.
+    """(folder of images, annotation file) of a split, by DOTA's or COCO's own names.
 
     Args:
         data_dir: folder with annotations/{split}.json and {split}/, or annotations/instances_{split}2017.json
-            and {split}2017/; the pictures may lie below images/. Where there is no annotation file, MindYOLO's text
+            and {split}2017/; the images may lie below images/. Where there is no annotation file, MindYOLO's text
             labels are taken for training: {split}2017.txt or labels/{split}2017/ (`src.datasets.formats.yolo_labels`).
         split: train, val or test.
-        ann_file: an annotation file or list elsewhere; `data_dir` may then be the folder of the pictures itself.
+        ann_file: an annotation file or list elsewhere; `data_dir` may then be the folder of the images itself.
 
     Raises:
         UserError: names all that was looked for.
@@ -105,13 +105,13 @@ def resolve_set(data_dir: str | Path, split: str, ann_file: str | Path = "") -> 
 
 
 def _text_labels(root: Path, split: str) -> tuple[Path, Path] | None:
-    """Folder of pictures, and the list or folder of text labels of a split; None where there are none."""
+    """Folder of images, and the list or folder of text labels of a split; None where there are none."""
     for name in (f"{split}2017", split):
-        pictures, labels = root / "images" / name, root / "labels" / name
+        images, labels = root / "images" / name, root / "labels" / name
         if labels.is_dir() and (root / f"{name}.txt").is_file():
             return root, root / f"{name}.txt"
-        if labels.is_dir() and pictures.is_dir():
-            return pictures, labels
+        if labels.is_dir() and images.is_dir():
+            return images, labels
     return None
 
 
@@ -137,25 +137,25 @@ def load_detection_set(
     """Read an annotation file.
 
     Crowd boxes (but by `crowd_targets`) and boxes marked `ignore` become ignored regions: no targets. Boxes
-    without area, not finite or outside their picture are dropped and counted, or refused; others are clipped
-    to the picture.
+    without area, not finite or outside their image are dropped and counted, or refused; others are clipped
+    to the image.
 
     Args:
-        image_dir: folder of the pictures.
+        image_dir: folder of the images.
         ann_file: COCO-format JSON.
         class_names: names in the order of the network's outputs; categories are matched by name.
-        keep_empty: keep pictures without an object that is wider and higher than a pixel, as annotated.
+        keep_empty: keep images without an object that is wider and higher than a pixel, as annotated.
         crowd_targets: crowd boxes are objects like others.
         invalid_boxes: `drop` or `error`.
-        bad_annotations: `refuse` the file, or `drop` and count annotations of an unknown picture or category or
-            with no box, and entries of a picture id that was there before.
-        wrong_sizes: a picture of another size than annotated: `refuse` it when it is read, or `repair`: look into
-            every picture now, take its own size and clip its boxes, whose pixels stay, to it.
+        bad_annotations: `refuse` the file, or `drop` and count annotations of an unknown image or category or
+            with no box, and entries of an image id that was there before.
+        wrong_sizes: an image of another size than annotated: `refuse` it when it is read, or `repair`: look into
+            every image now, take its own size and clip its boxes, whose pixels stay, to it.
         document: what `ann_file` holds, where it has been read already.
 
     Raises:
-        UserError: an unreadable or empty file, a missing key, an unknown category or picture, a duplicate
-            id, missing picture files, a size that `repair` cannot repair.
+        UserError: an unreadable or empty file, a missing key, an unknown category or image, a duplicate
+            id, missing image files, a size that `repair` cannot repair.
     """
     document = read_annotations(ann_file) if document is None else document
     category_ids, class_of = _match_categories(document["categories"], tuple(class_names), ann_file)
@@ -169,7 +169,7 @@ def load_detection_set(
     for number, annotation in enumerate(document["annotations"]):
         where = f"{ann_file}: annotation {shown(annotation.get('id', number))}"
         try:
-            image, category = _picture_and_category(annotation, number, images, class_of, where, ann_file)
+            image, category = _image_and_category(annotation, number, images, class_of, where, ann_file)
             box, fault, is_ignored = annotated_box(annotation, image, where, crowd_targets)
         except UserError:
             if not forgiving:
@@ -189,14 +189,14 @@ def load_detection_set(
             if min(annotation["bbox"][2:]) > _LEAST_SIDE:
                 with_objects.add(image["id"])
     if not keep_empty:
-        dropped["pictures without objects"] = len(images) - len(with_objects)
+        dropped["images without objects"] = len(images) - len(with_objects)
     records = [
         _record(images[image_id], image_dir, boxes[image_id], ignored[image_id])
         for image_id in sorted(images)
         if keep_empty or image_id in with_objects
     ]
     if not records:
-        raise UserError(f"{ann_file}: no picture with objects is left; keep_empty=1 keeps the others")
+        raise UserError(f"{ann_file}: no image with objects is left; keep_empty=1 keeps the others")
     _check_files(records, image_dir, ann_file)
     found = {reason: count for reason, count in dropped.items() if count}
     return DetectionSet(records, tuple(class_names), category_ids, Path(ann_file), found, resized)
@@ -258,8 +258,8 @@ def _match_categories(categories, class_names, ann_file) -> tuple[tuple[int, ...
     return ids, known
 
 
-def _picture_and_category(annotation, number, images, class_of, where, ann_file) -> tuple[dict, object]:
-    """The entry of an annotation's picture, and its category's id; UserError where one is unknown."""
+def _image_and_category(annotation, number, images, class_of, where, ann_file) -> tuple[dict, object]:
+    """The entry of an annotation's image, and its category's id; UserError where one is unknown."""
     image = images.get(_field(annotation, "image_id", f"{ann_file}: annotations[{number}]"))
     if image is None:
         raise UserError(f"{where}: image_id {shown(repr(annotation['image_id']))} is not among the images")
@@ -280,30 +280,30 @@ def _index_images(entries, ann_file, dropped: Counter | None = None) -> dict:
         if image_id in images:
             if dropped is None:
                 raise UserError(f"{ann_file}: image id {image_id} is there twice")
-            dropped["picture entries of an id that is there twice"] += 1
+            dropped["image entries of an id that is there twice"] += 1
             continue
         images[image_id] = entry
     return images
 
 
 def _take_own_sizes(images: dict, image_dir: Path) -> int:
-    """Put the size of each picture into its entry; how many were annotated with another one.
+    """Put the size of each image into its entry; how many were annotated with another one.
 
     Raises:
-        UserError: a picture cannot be read, or its sides are exchanged: its boxes then belong to a turned picture.
+        UserError: an image cannot be read, or its sides are exchanged: its boxes then belong to a turned image.
     """
     changed = 0
     for entry in images.values():
         path = Path(image_dir) / entry["file_name"]
         if not path.is_file():
-            continue  # missing pictures are counted and named together
+            continue  # missing images are counted and named together
         annotated, own = (entry["width"], entry["height"]), read_size(path)
         if annotated == own:
             continue
         if annotated == own[::-1]:
             raise UserError(
-                f"{path}: the picture is {own[0]}x{own[1]}, annotated {own[1]}x{own[0]}: its boxes are a turned "
-                "picture's, which wrong_sizes=repair does not repair; turn it back, or correct the file"
+                f"{path}: the image is {own[0]}x{own[1]}, annotated {own[1]}x{own[0]}: its boxes are a turned "
+                "image's, which wrong_sizes=repair does not repair; turn it back, or correct the file"
             )
         entry["width"], entry["height"] = own
         changed += 1
@@ -324,7 +324,7 @@ def check_image(entry: dict, where: str) -> int:
     name = _field(entry, "file_name", where)
     path = Path(name) if isinstance(name, str) else Path()
     if not path.name or path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{where}: file_name {shown(name)} must be a path inside the folder of pictures")
+        raise UserError(f"{where}: file_name {shown(name)} must be a path inside the folder of images")
     for key in ("width", "height"):
         side = _field(entry, key, f"{where} ({shown(name)})")
         if not _is_whole(side, _SIDE_LIMIT) or side < 1:
@@ -335,7 +335,7 @@ def check_image(entry: dict, where: str) -> int:
 def annotated_box(
     annotation: dict, image: dict, where: str, crowd_targets: bool = False
 ) -> tuple[tuple[float, ...] | None, str, bool]:
-    """x1 y1 x2 y2 of an annotation clipped to its picture, or why it is no box; whether it is to be ignored.
+    """x1 y1 x2 y2 of an annotation clipped to its image, or why it is no box; whether it is to be ignored.
 
     Crowds are, but by `crowd_targets`.
 
@@ -350,7 +350,7 @@ def annotated_box(
 
 
 def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:
-    """x1 y1 x2 y2 clipped to the picture, or why it is no box."""
+    """x1 y1 x2 y2 clipped to the image, or why it is no box."""
     try:
         if not isinstance(bbox, list) or not all(type(value) in (int, float) for value in bbox):
             raise TypeError  # text and JSON objects would pass through float() too
@@ -366,7 +366,7 @@ def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:
     x1, y1 = max(x, 0.0), max(y, 0.0)
     x2, y2 = min(x + w, float(image["width"])), min(y + h, float(image["height"]))
     if x2 <= x1 or y2 <= y1:
-        return None, "outside its picture"
+        return None, "outside its image"
     if np.float32(x1) == np.float32(x2) or np.float32(y1) == np.float32(y2):
         return None, "without area"  # as float32, in which boxes are kept
     return (x1, y1, x2, y2), ""
@@ -386,12 +386,12 @@ def _record(image, image_dir, boxes, ignored) -> ImageRecord:
 
 
 def _check_files(records, image_dir, ann_file) -> None:
-    """Name missing pictures before hours are spent; one listing a folder."""
+    """Name missing images before hours are spent; one listing a folder."""
     present = {folder: set(_names(folder)) for folder in {record.path.parent for record in records}}
     missing = [record.path for record in records if record.path.name not in present[record.path.parent]]
     if missing:
         raise UserError(
-            f"{ann_file}: {len(missing)} of its {len(records)} pictures are not in {image_dir}, "
+            f"{ann_file}: {len(missing)} of its {len(records)} images are not in {image_dir}, "
             f"first {shown(missing[0], 300)}"
         )
 

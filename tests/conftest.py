@@ -8,6 +8,11 @@ from src.runtime.device import prepare_environment
 
 prepare_environment()
 
+import mindspore as ms  # noqa: E402
+
+# Chosen before any kernel runs: MindSpore refuses to choose a device later, and programs that a test calls do.
+ms.set_device("CPU")
+
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:

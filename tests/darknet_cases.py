@@ -42,7 +42,7 @@ OPTIONS = {
 OPTIONS["backbone"] = OPTIONS["darknet"]
 
 
-def input_picture() -> np.ndarray:
+def input_image() -> np.ndarray:
     """(1, 3, 64, 96) float32 in 0..1."""
     return np.random.default_rng(5).uniform(0, 1, (1, 3, 64, 96)).astype(np.float32)
 
@@ -96,11 +96,11 @@ def digest(folder: Path, name: str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def run_opencv(python: str, cfg: Path, weights: Path, picture: np.ndarray) -> dict[str, np.ndarray]:
+def run_opencv(python: str, cfg: Path, weights: Path, image: np.ndarray) -> dict[str, np.ndarray]:
     """Outputs of OpenCV 4 (see opencv4.py), by an interpreter that has it."""
     with tempfile.TemporaryDirectory() as folder:
         source, out = Path(folder) / "x.npy", Path(folder) / "out.npz"
-        np.save(source, picture)
+        np.save(source, image)
         script = Path(__file__).with_name("opencv4.py")
         subprocess.run([python, str(script), str(cfg), str(weights), str(source), str(out)], check=True)
         with np.load(out) as found:
@@ -114,7 +114,7 @@ def main(python: str) -> None:
         for name in CASES:
             write_case(name, Path(folder))
             paths = (Path(folder) / f"{name}{ending}" for ending in (".cfg", ".weights"))
-            outputs = run_opencv(python, *paths, input_picture())
+            outputs = run_opencv(python, *paths, input_image())
             found |= {f"{name}_{key}": value for key, value in outputs.items()}
             found[f"{name}_digest"] = np.array(digest(Path(folder), name))
     np.savez_compressed(Path(__file__).parent / "fixtures" / "darknet_opencv.npz", **found)

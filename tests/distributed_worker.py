@@ -25,7 +25,7 @@ from tests.test_train_step import IMAGES, TARGETS, build  # noqa: E402
 
 
 def train_steps(config, runtime, out: Path, steps: int) -> None:
-    """The weights after each step, and the pictures of each."""
+    """The weights after each step, and the images of each."""
     trainer = Trainer(config, runtime)
     if "--freeze_bn" in FLAGS:
         for _, cell in trainer.network.cells_and_names():

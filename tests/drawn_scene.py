@@ -13,9 +13,9 @@ INPUT_HW = (320, 320)
 
 
 def find_rectangles(images: np.ndarray) -> list[np.ndarray]:
-    """Decoded maps of the boxes around the coloured areas of (N, 3, H, W) uint8 pictures.
+    """Decoded maps of the boxes around the coloured areas of (N, 3, H, W) uint8 images.
 
-    What reaches beyond the picture is cut, as a network sees it. Cut areas get the higher score, so that
+    What reaches beyond the image is cut, as a network sees it. Cut areas get the higher score, so that
     a merge by scores alone keeps the wrong ones.
     """
     count, _, height, width = images.shape

@@ -1,4 +1,4 @@
-"""Bright markers on the corners of a box, drawn into a picture and found again in what became of it."""
+"""Bright markers on the corners of a box, drawn into an image and found again in what became of it."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ def corner_points(box) -> list[tuple[int, int]]:
 
 
 def marked(width: int, height: int, points: list[tuple[int, int]], radius: int) -> np.ndarray:
-    """A picture as grey as padding; up to three squares of 2 radius around the points, one in each channel."""
+    """An image as grey as padding; up to three squares of 2 radius around the points, one in each channel."""
     image = np.full((height, width, 3), GREY, np.uint8)
     for channel, (x, y) in enumerate(points):
         image[y - radius : y + radius, x - radius : x + radius, channel] = 255

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from src.detect.detections import DETECTION, write_coco_json
-from src.evaluation.analysis import confusion_matrix, pair_pictures, score_thresholds
+from src.evaluation.analysis import confusion_matrix, pair_images, score_thresholds
 from src.evaluation.coco_metrics import SIZE_BUCKETS, evaluate_coco
 from src.yolo_dataset import DetectionSet, ImageRecord
 from tests.test_coco_metrics import IDS, NAMES, detections, ground_truth, random_case
@@ -62,15 +62,15 @@ def case():
 
 def test_confusion_matrix_by_hand():
     dataset, table = case()
-    pictures = pair_pictures(dataset, table, np.full(3, 0.3))
+    images = pair_images(dataset, table, np.full(3, 0.3))
     expected = [
         [2, 1, 0, 0],  # planes: two found, one taken for a ship
         [0, 0, 0, 1],  # the ship is missed
         [0, 0, 0, 0],
         [0, 0, 1, 0],  # a tank from nothing; that on the ignored region is none
     ]
-    np.testing.assert_array_equal(confusion_matrix(pictures, 3), expected)
-    first, second = pictures
+    np.testing.assert_array_equal(confusion_matrix(images, 3), expected)
+    first, second = images
     assert first.right.tolist() == [True, True] and first.found.tolist() == [True, True, False]
     assert first.f1 == pytest.approx(4 / 5) and first.mistakes == 1
     assert second.f1 == 0 and second.mistakes == 3  # the ship, the tank, the plane that was not found as one
@@ -79,7 +79,7 @@ def test_confusion_matrix_by_hand():
 def test_an_object_and_a_detection_pair_once_and_the_right_class_comes_first():
     dataset = detection_set([(1, 0, 0, 0, 40, 40)])
     table = detections([(1, 2, 0, 0, 40, 40, 0.9), (1, 1, 0, 0, 40, 40, 0.5), (1, 1, 0, 0, 40, 40, 0.6)])
-    (first, _) = pair_pictures(dataset, table, np.zeros(3))
+    (first, _) = pair_images(dataset, table, np.zeros(3))
     assert first.object_of.tolist() == [-1, -1, 0]
     matrix = confusion_matrix([first], 3)
     assert matrix[0].tolist() == [1, 0, 0, 0] and matrix[3].tolist() == [1, 1, 0, 0]
@@ -123,17 +123,17 @@ def test_confusion_matrix_against_an_independent_count(seed):
             expected[truth[of_found[i]][0] if i in of_found else 3, a[0]] += 1
         for j, b in enumerate(truth):
             expected[b[0], 3] += j not in of_truth
-    pictures = pair_pictures(detection_set(objects), detections(rows), np.array(thresholds))
-    matrix = confusion_matrix(pictures, 3)
+    images = pair_images(detection_set(objects), detections(rows), np.array(thresholds))
+    matrix = confusion_matrix(images, 3)
     np.testing.assert_array_equal(matrix, expected)
     assert matrix[:3].sum() == 60 and np.trace(matrix) > 10 and (matrix - np.diag(np.diag(matrix))).sum() > 10
 
 
 def test_no_detections_and_no_objects():
     dataset = detection_set([(1, 0, 0, 0, 40, 40)])
-    pictures = pair_pictures(dataset, np.empty(0, DETECTION), np.zeros(3))
-    assert [picture.f1 for picture in pictures] == [0.0, -1.0]
-    assert confusion_matrix(pictures, 3).sum() == confusion_matrix(pictures, 3)[0, 3] == 1
+    images = pair_images(dataset, np.empty(0, DETECTION), np.zeros(3))
+    assert [image.f1 for image in images] == [0.0, -1.0]
+    assert confusion_matrix(images, 3).sum() == confusion_matrix(images, 3)[0, 3] == 1
 
 
 def test_f1_at_the_recommended_scores_is_the_best_f1(tmp_path):
@@ -146,8 +146,8 @@ def test_f1_at_the_recommended_scores_is_the_best_f1(tmp_path):
     thresholds = score_thresholds(result)
     assert thresholds == pytest.approx([0.7, 0.3, 0.3])
     dataset = detection_set([(1, 0, x, y, x + w, y + h) for _, _, x, y, w, h in boxes])
-    picture, _ = pair_pictures(dataset, detections(rows[:4]), thresholds)
-    assert picture.f1 == pytest.approx(result.classes[0].best_f1) == pytest.approx(4 / 6)
+    image, _ = pair_images(dataset, detections(rows[:4]), thresholds)
+    assert image.f1 == pytest.approx(result.classes[0].best_f1) == pytest.approx(4 / 6)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -145,7 +145,7 @@ def test_too_few_boxes():
 @pytest.mark.parametrize("size", [(150, 120), (600, 600), (31, 977), (1000, 7)])
 @pytest.mark.parametrize("input_hw", [(96, 96), (416, 608)])
 def test_geometry_is_that_of_the_resize(size, input_hw):
-    """By what the resize does to a picture, not by its formula: the grey border ends where the geometry says."""
+    """By what the resize does to an image, not by its formula: the grey border ends where the geometry says."""
     width, height = size
     image = np.zeros((height, width, 3), np.uint8)
     canvas, geometry = letterbox(image, input_hw)
@@ -158,7 +158,7 @@ def test_geometry_is_that_of_the_resize(size, input_hw):
 
 
 def test_box_shapes_of_a_set(tmp_path):
-    root = write_tiles(tmp_path / "set")  # every box 36 x 26 in pictures of 150 x 120
+    root = write_tiles(tmp_path / "set")  # every box 36 x 26 in images of 150 x 120
     dataset = load_detection_set(*resolve_set(root, "train"), NAMES)
     stretched = box_shapes(dataset, (96, 96), False)
     assert len(stretched) == 18

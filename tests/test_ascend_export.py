@@ -34,7 +34,7 @@ NETWORK = [*OPTIONS, "--testing_shape=", "--test_img_shape=64,96"]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A tiny network as checkpoint and as ONNX of two pictures a call."""
+    """A tiny network as checkpoint and as ONNX of two images a call."""
     ms.set_context(mode=ms.GRAPH_MODE)
     folder = tmp_path_factory.mktemp("ascend")
     network = build_network(load_config(NETWORK))
@@ -55,7 +55,7 @@ def export(folder, file_format, *words):
 
 @pytest.fixture(scope="module")
 def forms(model):
-    """ONNX files of one picture a call, by name."""
+    """ONNX files of one image a call, by name."""
     static = ["--end_to_end=1", "--end_to_end_form=static", "--eval_ignore_threshold=0.05"]
     words = {"maps": [], "raw": ["--keep_detect=0"], "dynamic": ["--end_to_end=1"], "static": static}
     return {
@@ -65,15 +65,15 @@ def forms(model):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return np.random.default_rng(1).integers(0, 256, (5, 3, 64, 96), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def reference(model, pictures):
-    """Decoded maps of the pictures, one by one, by ONNX Runtime alone: no batching of ours."""
+def reference(model, images):
+    """Decoded maps of the images, one by one, by ONNX Runtime alone: no batching of ours."""
     backend, _ = open_model(load_config(["--device_target=CPU", f"--pretrained={model}"]))
-    found = [backend.predict(picture[None]) for picture in pictures]
+    found = [backend.predict(image[None]) for image in images]
     return [np.concatenate(level) for level in zip(*found)]
 
 
@@ -99,10 +99,10 @@ def mindir(model, tmp_path):
     return tmp_path / "net.mindir"
 
 
-def test_lites_results_are_no_views(monkeypatch, mindir, pictures, reference):
-    """More pictures than the file's batch: with views each call would give all pictures the last one's boxes."""
+def test_lites_results_are_no_views(monkeypatch, mindir, images, reference):
+    """More images than the file's batch: with views each call would give all images the last one's boxes."""
     ascend_fakes.install_lite(monkeypatch)
-    assert_maps(opened(mindir).predict(pictures), reference)
+    assert_maps(opened(mindir).predict(images), reference)
 
 
 def test_lite_is_told_the_card_and_the_precision(monkeypatch, mindir):
@@ -136,10 +136,10 @@ def test_a_mindir_that_lite_does_not_read(monkeypatch, mindir):
 CANN, CPU = "CANNExecutionProvider", "CPUExecutionProvider"
 
 
-def test_onnx_on_ascend_takes_cann_with_card_and_precision(monkeypatch, model, pictures, reference):
+def test_onnx_on_ascend_takes_cann_with_card_and_precision(monkeypatch, model, images, reference):
     sessions = ascend_fakes.install_onnx_providers(monkeypatch, [CANN, CPU])
     monkeypatch.setenv("DEVICE_ID", "2")
-    assert_maps(opened(model).predict(pictures), reference)
+    assert_maps(opened(model).predict(images), reference)
     opened(model, "--lite_precision=enforce_fp16")
     settings = {"device_id": "2", "enable_cann_graph": "1"}
     assert sessions == [
@@ -167,11 +167,11 @@ def test_operators_that_run_on_the_cpu_are_said(monkeypatch, model, caplog):
     assert len(sessions) == 2 and f"--check_ascend={model} names them" in caplog.text
 
 
-def test_a_device_that_nobody_set_is_what_is_there(monkeypatch, model, pictures, reference, caplog):
+def test_a_device_that_nobody_set_is_what_is_there(monkeypatch, model, images, reference, caplog):
     monkeypatch.setattr("src.detect.runtimes.get_logger", lambda: __import__("logging").getLogger("test"))
     caplog.set_level("INFO")
     backend, _ = open_model(load_config([f"--pretrained={model}"]))
-    assert_maps(backend.predict(pictures), reference)
+    assert_maps(backend.predict(images), reference)
     assert "device_target is not set" in caplog.text and "runs on the CPU" in caplog.text
 
 
@@ -217,8 +217,8 @@ def test_aipp_normalises_as_the_network_was_trained():
 
 @pytest.mark.parametrize("interface", ["ais_bench", "acl"])
 @pytest.mark.parametrize("input_type", ["float32", "uint8"])
-def test_an_om_from_atc_to_boxes(monkeypatch, tmp_path, model, pictures, reference, interface, input_type):
-    """The checkpoint through ONNX, atc and either Python interface gives the network's maps, picture by picture."""
+def test_an_om_from_atc_to_boxes(monkeypatch, tmp_path, model, images, reference, interface, input_type):
+    """The checkpoint through ONNX, atc and either Python interface gives the network's maps, image by image."""
     ascend_fakes.install_atc(monkeypatch, tmp_path)
     target = export(
         model.parent, "OM", "--batch_size=2", f"--file_name={tmp_path}/net", f"--export_input={input_type}",
@@ -230,19 +230,19 @@ def test_an_om_from_atc_to_boxes(monkeypatch, tmp_path, model, pictures, referen
     monkeypatch.setenv("DEVICE_ID", "4")
     if interface == "acl":
         acl = ascend_fakes.install_acl(monkeypatch)
-        assert_maps(opened(target).predict(pictures), reference, 1e-4)
+        assert_maps(opened(target).predict(images), reference, 1e-4)
         assert acl.calls[0] == "init" and set(acl.calls[1:]) == {"device 4"}
         opened(target)  # once more in one process
     else:
         cards = ascend_fakes.install_ais_bench(monkeypatch)
-        assert_maps(opened(target).predict(pictures), reference, 1e-4)
+        assert_maps(opened(target).predict(images), reference, 1e-4)
         assert cards == [4]
     backend = opened(target)
     with pytest.raises(UserError, match=r"net.om: does not run on .* \(the file's input is 2x"):
         backend.predict(np.zeros((2, 3, 96, 64), np.uint8))  # as many bytes, turned on its side
 
 
-def test_an_end_to_end_om(monkeypatch, tmp_path, model, pictures, reference):
+def test_an_end_to_end_om(monkeypatch, tmp_path, model, images, reference):
     ascend_fakes.install_atc(monkeypatch, tmp_path)
     ascend_fakes.install_acl(monkeypatch)
     words = [
@@ -253,7 +253,7 @@ def test_an_end_to_end_om(monkeypatch, tmp_path, model, pictures, reference):
     ]
     target = export(model.parent, "OM", f"--file_name={tmp_path}/net", *words)
     ours = PostprocessOptions(score_threshold=0.05, nms_threshold=1, max_candidates=1000)
-    found = postprocess([level[0] for level in opened(target).predict(pictures[:1])], (96, 64), ours)
+    found = postprocess([level[0] for level in opened(target).predict(images[:1])], (96, 64), ours)
     ours = PostprocessOptions(score_threshold=0.05, max_candidates=1000)
     expected = postprocess([level[0] for level in reference], (96, 64), ours)
     assert len(expected) > 5

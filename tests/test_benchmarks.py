@@ -14,7 +14,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.maps import decoded_maps
 from benchmarks.on_paper import Machine, demands, host_bytes, parameter_count, ring_bytes
 from benchmarks.peers.published_method import augment, detect, hsv_to_rgb, rgb_to_hsv
-from benchmarks.scaling import describe, exponent, picture
+from benchmarks.scaling import describe, exponent, image
 from benchmarks.table import Row, compare, plain, table
 from benchmarks.workers import ROOT, Timing, Worker, WorkerError, interleave, paired_ratio
 from src.detect.postprocess import PostprocessOptions, postprocess
@@ -132,9 +132,9 @@ def test_bytes_against_closed_forms():
 
 
 def test_demands_of_eight_and_sixty_four_cards():
-    machine = Machine(cards_a_host=8, cores=96, link=12.5e9, picture_seconds=0.01, file_bytes=5e5)
+    machine = Machine(cards_a_host=8, cores=96, link=12.5e9, image_seconds=0.01, file_bytes=5e5)
     eight, many = (demands(cards, 8, 608, 0.5, 64_000_000, machine) for cards in (8, 64))
-    assert (eight["pictures_a_second"], many["pictures_a_second"]) == (128, 1024)
+    assert (eight["images_a_second"], many["images_a_second"]) == (128, 1024)
     assert eight["cores_needed"] == many["cores_needed"] == pytest.approx(1.28)
     assert many["storage"] == pytest.approx(1024 * 5e5)
     assert eight["all_reduce_seconds"] == pytest.approx(2 * 7 / 8 * 256e6 / 12.5e9)
@@ -147,14 +147,14 @@ def test_demands_of_eight_and_sixty_four_cards():
 # ---------------------------------------------------------------- scaling
 
 
-def test_exponent_and_picture_of_curves():
+def test_exponent_and_image_of_curves():
     rows = [
         {"tiles": count, "seconds": 2e-3 * count**1.5, "memory_mb": 100 + count / 100, "processor": 1.0}
         for count in (100, 1000, 10_000)
     ]
     assert exponent(rows, "tiles", "seconds") == pytest.approx(1.5)
     assert "power 1.50" in describe("tiles", rows)
-    root = ElementTree.fromstring(picture({"tiles": rows}))
+    root = ElementTree.fromstring(image({"tiles": rows}))
     lines = list(root.iter("{http://www.w3.org/2000/svg}polyline"))
     assert len(lines) == 2  # seconds and memory
     points = np.array([point.split(",") for point in lines[1].get("points").split()], float)

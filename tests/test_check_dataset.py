@@ -140,12 +140,12 @@ def test_what_is_said_to_stop_training_does(tiles):
         assert stopped == KINDS[kind].stops, kind
 
 
-def test_pictures_that_are_bad_missing_extra_or_repeated(tiles):
+def test_images_that_are_bad_missing_extra_or_repeated(tiles):
     train, val = tiles / "train", tiles / "val"
     shutil.copy(train / "2.png", train / "1.png")
     shutil.copy(train / "3.png", val / "1.png")
     (train / "4.png").write_bytes((train / "4.png").read_bytes()[:-2000])
-    (train / "5.png").write_text("no picture")
+    (train / "5.png").write_text("no image")
     cv2.imwrite(str(train / "6.png"), np.zeros((120, 151, 3), np.uint8))
     cv2.imwrite(str(train / "extra.JPG"), np.zeros((12, 15, 3), np.uint8))
     (val / "2.png").unlink()
@@ -219,10 +219,10 @@ def test_checked_boxes_are_those_of_training(tiles, crowd_targets):
     edit(tiles, "train", spoil)
     file = tiles / "annotations" / "train.json"
     records = load_detection_set(tiles / "train", file, NAMES, crowd_targets=crowd_targets).records
-    pictures = check_set("train", tiles / "train", file, NAMES, Findings(), crowd_targets).pictures
-    assert sum(picture.ignored for picture in pictures) == (0 if crowd_targets else 1)
-    assert [picture.path for picture in pictures] == [record.path for record in records]
-    for picture, record in zip(pictures, records):
-        assert np.array_equal(np.array(picture.boxes, np.float32)[:, :4], record.boxes)
-        assert [label for *_, label in picture.boxes] == record.classes.tolist()
-        assert picture.ignored == len(record.ignored)
+    images = check_set("train", tiles / "train", file, NAMES, Findings(), crowd_targets).images
+    assert sum(image.ignored for image in images) == (0 if crowd_targets else 1)
+    assert [image.path for image in images] == [record.path for record in records]
+    for image, record in zip(images, records):
+        assert np.array_equal(np.array(image.boxes, np.float32)[:, :4], record.boxes)
+        assert [label for *_, label in image.boxes] == record.classes.tolist()
+        assert image.ignored == len(record.ignored)

@@ -180,7 +180,7 @@ def test_perfect_and_empty_detections(tmp_path):
 
 
 def test_crowded_pictures_have_a_line_of_their_own(tmp_path):
-    """200 objects of a class in one picture: COCO counts 100 detections, the other line all of them."""
+    """200 objects of a class in one image: COCO counts 100 detections, the other line all of them."""
     boxes = [(1, 1, 25 * (k % 20), 50 * (k // 20), 20, 20) for k in range(200)]
     ann_file = ground_truth(tmp_path / "gt.json", boxes)
     found = detections([(*box, 1 - k / 1000) for k, box in enumerate(boxes)])
@@ -189,7 +189,7 @@ def test_crowded_pictures_have_a_line_of_their_own(tmp_path):
     assert result.ap50_all == pytest.approx(1.0)
 
 
-def test_only_some_pictures(tmp_path):
+def test_only_some_images(tmp_path):
     boxes = [(1, 1, 10, 10, 50, 50), (2, 1, 20, 30, 40, 40)]
     ann_file = ground_truth(tmp_path / "gt.json", boxes, images=2)
     found = detections([(*boxes[0], 0.9)])

@@ -72,7 +72,7 @@ def test_booleans(word, value):
     [("0", 0), ("1", 1), ("True", None), ("False", 0), ("0.25", 0.25), ("1.0", 1), ("yes", None), ("no", 0)],
 )
 def test_mosaic_is_a_switch_or_a_probability(tmp_path, recipe, switched_on, word, value):
-    """True is what each published recipe means by it: every second picture, or each."""
+    """True is what each published recipe means by it: every second image, or each."""
     value = switched_on if value is None else value
     overlay = tmp_path / "c.yaml"
     overlay.write_text(f"mosaic: {word}\naugmentation: {recipe}\n")

@@ -27,7 +27,7 @@ from utils.convert_to_coco import main
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def picture(path: Path, width=100, height=80, shade=0) -> Path:
+def image(path: Path, width=100, height=80, shade=0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, np.full((height, width, 3), shade, np.uint8))
     return path
@@ -52,7 +52,7 @@ def voc_xml(name, objects, size=(100, 80)):
 
 def make_voc(root: Path, count=6, lists=True) -> Path:
     for number in range(count):
-        picture(root / "JPEGImages" / f"p{number}.png", shade=number)
+        image(root / "JPEGImages" / f"p{number}.png", shade=number)
         objects = [("ship", 1, 1, 10, 20, 0), ("plane", 41, 31, 100, 80, 1)][: number % 3]
         write(root / "Annotations" / f"p{number}.xml", voc_xml(f"p{number}", objects))
     if lists:
@@ -75,7 +75,7 @@ def convert(capsys, *words):
 
 
 def test_voc_boxes_are_those_of_the_pixels_they_name(tmp_path):
-    """A box drawn on a picture covers exactly the pixels first..last that VOC counts from 1."""
+    """A box drawn on an image covers exactly the pixels first..last that VOC counts from 1."""
     path = write(tmp_path / "a.xml", voc_xml("a", [("ship", 3, 5, 7, 6, 0)]))
     _, size, (entry,) = read_voc_xml(path)
     canvas = np.zeros((80, 100), int)
@@ -90,7 +90,7 @@ def test_voc_boxes_are_those_of_the_pixels_they_name(tmp_path):
 
 def test_voc_set_by_its_lists(tmp_path, capsys):
     src = make_voc(tmp_path / "voc")
-    picture(src / "JPEGImages" / "unlabelled.png")
+    image(src / "JPEGImages" / "unlabelled.png")
     write(src / "Annotations" / "p9.xml", voc_xml("p9", []))
     code, text = convert(capsys, "--format", "voc", "--src", src, "--out", tmp_path / "out")
     assert code == 0, text
@@ -105,10 +105,10 @@ def test_voc_set_by_its_lists(tmp_path, capsys):
     assert [entry["difficult"] for entry in document["annotations"]] == [0, 0, 1]
     assert [entry["iscrowd"] for entry in document["annotations"]] == [0, 0, 0]
     for line in (
-        "train: 4 pictures (2 of them without objects), 3 objects",
-        "val: 2 pictures (0 of them without objects), 3 objects",
-        "left out: 1 pictures in no list",
-        "left out: 1 pictures without an annotation file",
+        "train: 4 images (2 of them without objects), 3 objects",
+        "val: 2 images (0 of them without objects), 3 objects",
+        "left out: 1 images in no list",
+        "left out: 1 images without an annotation file",
         "--labels=plane,ship",
     ):
         assert line in text, text
@@ -127,7 +127,7 @@ def test_voc_split_by_share_is_a_function_of_the_seed(tmp_path):
 
 def test_difficult_objects_can_be_ignored_and_classes_chosen(tmp_path, capsys):
     src = make_voc(tmp_path / "voc")
-    words = ("--format", "voc", "--src", src, "--ignore_difficult", "--pictures", "copy")
+    words = ("--format", "voc", "--src", src, "--ignore_difficult", "--placing", "copy")
     code, text = convert(capsys, *words, "--out", tmp_path / "a", "--labels", "ship,plane")
     assert code == 0 and "2 objects, 1 more ignored as difficult" in text
     record = loaded(tmp_path / "a", "train", ("ship", "plane")).records[2]
@@ -177,19 +177,19 @@ def test_bad_voc_files_are_named(tmp_path, change, message):
         read_voc(src, ReadOptions())
 
 
-def test_missing_pictures_are_named_or_left_out(tmp_path, capsys):
+def test_missing_images_are_named_or_left_out(tmp_path, capsys):
     src = make_voc(tmp_path / "voc")
     (src / "JPEGImages" / "p1.png").unlink()
     (src / "ImageSets" / "Main" / "val.txt").write_text("p4\np5\np5\nnever\n")
     words = ("--format", "voc", "--src", src, "--out", tmp_path / "out")
     code, text = convert(capsys, *words)
-    assert code == 2 and "2 pictures or their files are missing" in text
+    assert code == 2 and "2 images or their files are missing" in text
     assert "p1.xml" in text and "never.xml" in text
     assert not (tmp_path / "out").exists()
     code, text = convert(capsys, *words, "--skip_missing")
-    assert code == 0 and "left out: 2 pictures that are missing" in text
-    assert "left out: 1 pictures listed twice" in text
-    assert "train: 3 pictures" in text and "val: 2 pictures" in text
+    assert code == 0 and "left out: 2 images that are missing" in text
+    assert "left out: 1 images listed twice" in text
+    assert "train: 3 images" in text and "val: 2 images" in text
 
 
 def test_a_list_that_is_not_there_is_named_with_those_that_are(tmp_path):
@@ -207,7 +207,7 @@ def test_boxes_without_area_outside_or_twice_are_counted(tmp_path, capsys):
     write(src / "Annotations" / "p0.xml", voc_xml("p0", objects))
     code, text = convert(capsys, "--format", "voc", "--src", src, "--out", tmp_path / "out")
     assert code == 0
-    for line in ("1 boxes without area", "1 boxes outside their picture", "1 boxes that are there twice"):
+    for line in ("1 boxes without area", "1 boxes outside their image", "1 boxes that are there twice"):
         assert f"left out: {line}" in text
     record = loaded(tmp_path / "out", "train", ("plane", "ship")).records[0]
     assert record.boxes.tolist() == [[89, 69, 100, 80]]  # clipped
@@ -218,15 +218,15 @@ def test_boxes_without_area_outside_or_twice_are_counted(tmp_path, capsys):
 YOLO_LINE = "1 0.5 0.25 0.2 0.5\n"  # of 100 x 80: x 40..60, y 0..40
 
 
-def yolo_pictures(root: Path, folders: dict[str, list[str]], labels: dict[str, str]) -> None:
+def yolo_images(root: Path, folders: dict[str, list[str]], labels: dict[str, str]) -> None:
     for folder, names in folders.items():
         for name in names:
-            picture(root / folder / f"{name}.png")
+            image(root / folder / f"{name}.png")
             write(root / labels[folder] / f"{name}.txt", YOLO_LINE)
 
 
 def by_image_folders(root: Path):
-    yolo_pictures(
+    yolo_images(
         root,
         {"images/train": ["a", "b"], "images/val": ["c"]},
         {"images/train": "labels/train", "images/val": "labels/val"},
@@ -236,7 +236,7 @@ def by_image_folders(root: Path):
 
 def by_split_folders(root: Path):
     """As an annotation service exports it: `valid`, and paths that begin with one folder too many."""
-    yolo_pictures(
+    yolo_images(
         root,
         {"train/images": ["a", "b"], "valid/images": ["c"]},
         {"train/images": "train/labels", "valid/images": "valid/labels"},
@@ -247,14 +247,14 @@ def by_split_folders(root: Path):
 
 
 def by_lists(root: Path):
-    yolo_pictures(root, {"images": ["a", "b", "c"]}, {"images": "labels"})
+    yolo_images(root, {"images": ["a", "b", "c"]}, {"images": "labels"})
     write(root / "train.txt", f"images/a.png\n{root / 'images' / 'b.png'}\n")
     write(root / "val.txt", "./images/c.png\n")
     write(root / "obj.names", "ship\nplane\n")
 
 
 def by_data_yaml(root: Path):
-    yolo_pictures(
+    yolo_images(
         root, {"sets/x": ["a"], "sets/y": ["b"], "sets/z": ["c"]}, {f"sets/{k}": f"sets/{k}" for k in "xyz"}
     )
     write(root / "data.yaml", "path: sets\ntrain: [x, y]\nval: z\nnames:\n  0: ship\n  1: plane\n")
@@ -274,9 +274,9 @@ def test_yolo_layouts(tmp_path, capsys, layout):
             assert record.boxes.tolist() == [[40, 0, 60, 40]] and record.classes.tolist() == [1]
 
 
-def test_yolo_split_by_share_and_empty_pictures(tmp_path, capsys):
-    yolo_pictures(tmp_path, {"images": [f"p{n}" for n in range(9)]}, {"images": "labels"})
-    picture(tmp_path / "images" / "bare.png")
+def test_yolo_split_by_share_and_empty_images(tmp_path, capsys):
+    yolo_images(tmp_path, {"images": [f"p{n}" for n in range(9)]}, {"images": "labels"})
+    image(tmp_path / "images" / "bare.png")
     write(tmp_path / "labels" / "p0.txt", "")
     code, text = convert(
         capsys,
@@ -287,8 +287,8 @@ def test_yolo_split_by_share_and_empty_pictures(tmp_path, capsys):
         "--val_share=0.3",
     )
     assert code == 0, text
-    assert "train: 7 pictures" in text and "val: 3 pictures" in text
-    assert "note: 1 pictures have no label file" in text
+    assert "train: 7 images" in text and "val: 3 images" in text
+    assert "note: 1 images have no label file" in text
     counts = [
         sum(len(r.boxes) for r in loaded(tmp_path / "out", s, ("ship", "plane")).records)
         for s in ("train", "val")
@@ -329,13 +329,13 @@ def test_yolo_sets_that_lack_something(tmp_path):
         read_yolo(tmp_path, ReadOptions())
     options = ReadOptions(names=("ship", "plane"))
     (tmp_path / "images" / "train" / "a.png").unlink()
-    with pytest.raises(UserError, match=r"1 pictures or their files are missing: the picture of .*a\.txt"):
+    with pytest.raises(UserError, match=r"1 images or their files are missing: the image of .*a\.txt"):
         read_yolo(tmp_path, options)
-    with pytest.raises(UserError, match=r"no pictures of 'test'"):
+    with pytest.raises(UserError, match=r"no images of 'test'"):
         read_yolo(tmp_path, ReadOptions(names=("ship", "plane"), split_names=("train", "test")))
     (tmp_path / "labels").rename(tmp_path / "elsewhere")
     with pytest.raises(
-        UserError, match=r"no label file for any of 2 pictures, expected for example .*labels/train/b\.txt"
+        UserError, match=r"no label file for any of 2 images, expected for example .*labels/train/b\.txt"
     ):
         read_yolo(tmp_path, options)
 
@@ -353,7 +353,7 @@ def test_yolo_sets_that_lack_something(tmp_path):
     ],
 )
 def test_bad_data_yaml_is_named(tmp_path, text, message):
-    picture(tmp_path / "images" / "a.png")
+    image(tmp_path / "images" / "a.png")
     write(tmp_path / "data.yaml", text)
     with pytest.raises(UserError, match=message):
         read_yolo(tmp_path, ReadOptions())
@@ -364,14 +364,14 @@ def test_bad_data_yaml_is_named(tmp_path, text, message):
 
 def make_dota(root: Path, names) -> None:
     for number, name in enumerate(names):
-        picture(root / "images" / f"{name}.png", 300, 200)
+        image(root / "images" / f"{name}.png", 300, 200)
         polygon = np.array([(50, 20), (90, 60), (50, 100), (10, 60)], float) + number
         (root / "labelTxt").mkdir(exist_ok=True)
         write_labels(root / "labelTxt" / f"{name}.txt", [DotaObject(polygon, "ship", number == 1)])
 
 
 @pytest.mark.parametrize("own_split", [True, False])
-def test_dota_scenes_as_pictures(tmp_path, capsys, own_split):
+def test_dota_scenes_as_images(tmp_path, capsys, own_split):
     if own_split:
         make_dota(tmp_path / "src" / "train", ["A", "B"])
         make_dota(tmp_path / "src" / "val", ["C"])
@@ -406,13 +406,11 @@ def test_the_labels_line_gives_the_names_back(names):
     assert load_config([word]).labels == list(names)
 
 
-def test_pictures_of_one_name_keep_apart(tmp_path):
-    paths = [picture(tmp_path / folder / "1.png") for folder in ("a", "b")] + [
-        picture(tmp_path / "a" / "2.png")
-    ]
+def test_images_of_one_name_keep_apart(tmp_path):
+    paths = [image(tmp_path / folder / "1.png") for folder in ("a", "b")] + [image(tmp_path / "a" / "2.png")]
     assert file_names(paths) == ["a__1.png", "b__1.png", "2.png"]
-    with pytest.raises(UserError, match=r"several pictures would be named a__1\.png"):
-        file_names([*paths, picture(tmp_path / "c" / "a__1.png")])
+    with pytest.raises(UserError, match=r"several images would be named a__1\.png"):
+        file_names([*paths, image(tmp_path / "c" / "a__1.png")])
 
 
 def test_nothing_is_overwritten_and_nothing_half_is_left(tmp_path, capsys):
@@ -426,7 +424,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(tmp_path, capsys):
     found = read_voc(src, ReadOptions())
     found.splits["val"][0].path.unlink()  # vanishes between reading and writing
     with pytest.raises(UserError, match="cannot be written"):
-        write_coco(found, tmp_path / "other", WriteOptions(pictures="copy"))
+        write_coco(found, tmp_path / "other", WriteOptions(placing="copy"))
     assert not [path for path in (tmp_path / "other").rglob("*") if path.is_file()]
 
 
@@ -440,15 +438,15 @@ def test_a_share_of_zero_and_of_too_few(tmp_path):
         assert min(map(len, split.values())) >= 1 and sorted(split["train"] + split["val"]) == list(
             range(count)
         )
-    with pytest.raises(UserError, match="1 pictures cannot be split"):
+    with pytest.raises(UserError, match="1 images cannot be split"):
         split_by_share("a", ReadOptions(), tmp_path)
 
 
-def test_pictures_of_both_sets_are_noted(tmp_path, capsys):
+def test_images_of_both_sets_are_noted(tmp_path, capsys):
     src = make_voc(tmp_path / "voc")
     write(src / "ImageSets" / "Main" / "val.txt", "p4\np3\n")
     _, text = convert(capsys, "--format", "voc", "--src", src, "--out", tmp_path / "out")
-    assert "note: 1 pictures are in both train and val" in text and "p3.png" in text
+    assert "note: 1 images are in both train and val" in text and "p3.png" in text
 
 
 def test_the_tool_runs_from_anywhere(tmp_path):

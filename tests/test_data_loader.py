@@ -1,4 +1,4 @@
-"""Batches: the same for any number of workers, resumable, all boxes kept, bad pictures named."""
+"""Batches: the same for any number of workers, resumable, all boxes kept, bad images named."""
 
 import json
 import logging
@@ -23,12 +23,12 @@ NAMES = ("ship", "plane")
 
 @pytest.fixture
 def tiles(tmp_path):
-    """Ten pictures with four boxes each; returns (folder, annotation file)."""
+    """Ten images with four boxes each; returns (folder, annotation file)."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
     for number in range(1, 11):
-        picture = rng.integers(0, 256, (80 + number, 100, 3), np.uint8)
-        cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
+        image = rng.integers(0, 256, (80 + number, 100, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
         images.append({"id": number, "file_name": f"{number}.png", "width": 100, "height": 80 + number})
         for k in range(4):
             annotations.append(
@@ -101,8 +101,8 @@ def test_a_sure_mosaic_is_that_of_the_switch(tiles, sure, probability):
 
 
 @pytest.fixture
-def flat_pictures(tmp_path):
-    """200 grey pictures of 32x32, level = number, each with one box over its upper half."""
+def flat_images(tmp_path):
+    """200 grey images of 32x32, level = number, each with one box over its upper half."""
     images, annotations = [], []
     for number in range(1, 201):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((32, 32, 3), number, np.uint8))
@@ -116,9 +116,9 @@ def flat_pictures(tmp_path):
 STILL = {"translate": 0.0, "scale": 0.0, "hue_gain": 0.0, "saturation_gain": 0.0, "value_gain": 0.0}
 
 
-def flat_epoch(flat_pictures, augment):
-    """(200, H, W) red planes, (200,) numbers of boxes and (200,) levels of the first pictures."""
-    dataset = load_detection_set(*flat_pictures, NAMES)
+def flat_epoch(flat_images, augment):
+    """(200, H, W) red planes, (200,) numbers of boxes and (200,) levels of the first images."""
+    dataset = load_detection_set(*flat_images, NAMES)
     loader = TrainLoader(
         dataset, DistributedSampler(200, seed=3), augment, batch_size=200, shapes=[(32, 32)], resize_rate=1,
         max_box=9, seed=3, workers=2,
@@ -132,8 +132,8 @@ def flat_epoch(flat_pictures, augment):
     PerspectiveAugment(**STILL, mixup=0.3),
     TrainAugment(hue=0, saturation=1, value=1, each_multiscale=False, mixup=0.3),
 ])  # fmt: skip
-def test_blends_happen_at_their_probability_and_keep_both_boxes(flat_pictures, augment):
-    planes, boxes, levels = flat_epoch(flat_pictures, augment)
+def test_blends_happen_at_their_probability_and_keep_both_boxes(flat_images, augment):
+    planes, boxes, levels = flat_epoch(flat_images, augment)
     blended = (
         np.abs(planes - levels[:, None, None]).max(axis=(1, 2)) > 3
     )  # distortion of grey may be off by one
@@ -141,8 +141,8 @@ def test_blends_happen_at_their_probability_and_keep_both_boxes(flat_pictures, a
     assert (boxes[blended] == 2).all() and set(boxes) == {1, 2}
 
 
-def test_shares_of_blends_are_those_of_beta_8_8(flat_pictures, monkeypatch):
-    """A mean of a half, a deviation of sqrt(1 / 68): from pixels, with the pictures' levels known."""
+def test_shares_of_blends_are_those_of_beta_8_8(flat_images, monkeypatch):
+    """A mean of a half, a deviation of sqrt(1 / 68): from pixels, with the images' levels known."""
     import src.data_loader as module
 
     seen = []
@@ -155,15 +155,15 @@ def test_shares_of_blends_are_those_of_beta_8_8(flat_pictures, monkeypatch):
 
     module_mix = module.mix
     monkeypatch.setattr(module, "mix", mix)
-    flat_epoch(flat_pictures, PerspectiveAugment(**STILL, mixup=1.0))
+    flat_epoch(flat_images, PerspectiveAugment(**STILL, mixup=1.0))
     shares, errors = np.array(seen).T
     assert len(shares) == 200 and np.abs(errors).max() <= 0.51
     assert abs(shares.mean() - 0.5) < 0.035 and abs(shares.std() - np.sqrt(1 / 68)) < 0.025
 
 
-def test_mosaics_happen_at_their_probability(flat_pictures):
-    """A mosaic of flat pictures is not flat."""
-    planes, _, _ = flat_epoch(flat_pictures, PerspectiveAugment(**STILL, mosaic=0.3))
+def test_mosaics_happen_at_their_probability(flat_images):
+    """A mosaic of flat images is not flat."""
+    planes, _, _ = flat_epoch(flat_images, PerspectiveAugment(**STILL, mosaic=0.3))
     mosaics = (planes.std(axis=(1, 2)) > 0).sum()
     assert 40 <= mosaics <= 80
 
@@ -213,7 +213,7 @@ def test_a_tile_with_531_boxes_keeps_them_all(tmp_path):
 
 
 def test_rows_of_boxes_are_those_that_the_set_can_fill(tiles):
-    """Four objects a picture; a mosaic joins four pictures, mixing two of what it made."""
+    """Four objects an image; a mosaic joins four images, mixing two of what it made."""
 
     def rows(max_box=50, **augment):
         loader = train_loader(tiles, max_box=max_box, augment=TrainAugment(**augment))
@@ -250,26 +250,26 @@ def test_dropping_is_warned_about_once(tiles, caplog):
     assert len({id(entry) for entry in caplog.records if "max_box=1" in entry.getMessage()}) == 1
 
 
-def test_too_few_pictures_for_a_batch(tiles):
+def test_too_few_images_for_a_batch(tiles):
     with pytest.raises(UserError, match="per_batch_size is 16"):
         train_loader(tiles, batch_size=16)
-    with pytest.raises(UserError, match="5 pictures for each device"):
+    with pytest.raises(UserError, match="5 images for each device"):
         train_loader(tiles, batch_size=6, rank=0, group_size=2)
 
 
 @pytest.mark.parametrize("annotations", [[], "crowds"])
 def test_nothing_to_learn_from(tiles, annotations):
-    """Pictures without objects are kept by default, but a training set of them alone is a mistake."""
+    """Images without objects are kept by default, but a training set of them alone is a mistake."""
     _, file = tiles
     document = json.loads(file.read_text())
     if annotations == "crowds":
         annotations = [{**entry, "iscrowd": 1} for entry in document["annotations"]]
     file.write_text(json.dumps({**document, "annotations": annotations}))
-    with pytest.raises(UserError, match=r"train\.json: 10 pictures, 0 objects.*nothing to learn from"):
+    with pytest.raises(UserError, match=r"train\.json: 10 images, 0 objects.*nothing to learn from"):
         train_loader(tiles)
 
 
-def test_an_unforeseen_error_names_its_picture(tiles, monkeypatch):
+def test_an_unforeseen_error_names_its_image(tiles, monkeypatch):
     def fails(image, *_):
         raise MemoryError("no room")
 
@@ -282,12 +282,12 @@ def test_a_size_other_than_annotated_is_refused(tiles):
     folder, _ = tiles
     cv2.imwrite(str(folder / "4.png"), np.zeros((84, 101, 3), np.uint8))
     dataset = load_detection_set(*tiles, NAMES)
-    with pytest.raises(UserError, match=r"4\.png: the picture is 101x84, its annotation says 100x84"):
+    with pytest.raises(UserError, match=r"4\.png: the image is 101x84, its annotation says 100x84"):
         list(EvalLoader(dataset, input_hw=(64, 96), batch_size=4))
 
 
-@pytest.mark.parametrize("content", [b"not a picture", None])
-def test_a_bad_picture_is_named_and_the_threads_end(tiles, content):
+@pytest.mark.parametrize("content", [b"not an image", None])
+def test_a_bad_image_is_named_and_the_threads_end(tiles, content):
     folder, _ = tiles
     data = (folder / "4.png").read_bytes()
     (folder / "4.png").write_bytes(content if content is not None else data[: len(data) // 2])
@@ -349,7 +349,7 @@ def test_evaluation_batches(tiles):
 
 
 def test_evaluation_without_enlarging(tiles):
-    """Pictures smaller than the input keep their pixels and their boxes come back."""
+    """Images smaller than the input keep their pixels and their boxes come back."""
     dataset = load_detection_set(*tiles, NAMES)
     kept = next(
         iter(
@@ -358,11 +358,11 @@ def test_evaluation_without_enlarging(tiles):
     )
     grown = next(iter(EvalLoader(dataset, input_hw=(160, 192), batch_size=10, resize=letterbox)))
     for row, record in enumerate(dataset.records):
-        picture = cv2.imread(str(record.path))[..., ::-1]
+        image = cv2.imread(str(record.path))[..., ::-1]
         top, left = (160 - record.height) // 2, (192 - record.width) // 2
         part = kept.images[row].transpose(1, 2, 0)[top : top + record.height, left : left + record.width]
-        assert np.array_equal(part, picture)
+        assert np.array_equal(part, image)
         np.testing.assert_allclose(kept.geometry[row].inverse(record.boxes + [left, top] * 2), record.boxes)
-        canvas, geometry = letterbox(picture, (160, 192))
+        canvas, geometry = letterbox(image, (160, 192))
         assert np.array_equal(grown.images[row].transpose(1, 2, 0), canvas)
         assert grown.geometry[row] == geometry and geometry.scale_x > 1.5

@@ -17,11 +17,11 @@ OPTIONS = PostprocessOptions(score_threshold=0.1)
 BATCH, SIDE = 2, 32
 
 
-def batches(pictures, sizes=(64, 128)):
-    """A loader of blank pictures that carry their number in the first pixel."""
+def batches(count, sizes=(64, 128)):
+    """A loader of blank images that carry their number in the first pixel."""
     nothing = np.zeros((0, 4), np.float32)
-    for start in range(0, pictures, BATCH):
-        ids = list(range(start, min(start + BATCH, pictures)))
+    for start in range(0, count, BATCH):
+        ids = list(range(start, min(start + BATCH, count)))
         padded = ids + [ids[-1]] * (BATCH - len(ids))
         images = np.zeros((BATCH, 3, SIDE, SIDE), np.uint8)
         images[:, 0, 0, 0] = padded
@@ -33,14 +33,14 @@ def batches(pictures, sizes=(64, 128)):
 
 
 def predict(images):
-    """One box a picture in the middle; its score tells which picture it was."""
+    """One box an image in the middle; its score tells which image it was."""
     maps = [np.zeros((len(images), side, side, 3, 7), np.float32) for side in (1, 2, 4)]
     maps[1][:, 1, 0, 2] = (0.5, 0.5, 0.25, 0.5, 1.0, 0.05, 0.0)
     maps[1][:, 1, 0, 2, 6] = 0.2 + images[:, 0, 0, 0] / 200
     return maps
 
 
-def test_pictures_come_in_order_without_the_padding_and_in_their_own_pixels():
+def test_images_come_in_order_without_the_padding_and_in_their_own_pixels():
     seen, ids, scores = [], [], []
     for batch, found in detect_set(predict, batches(7), OPTIONS, seen.append):
         assert len(found) == batch.valid

@@ -137,7 +137,7 @@ def test_ranks_see_the_same_shapes_with_augmentation(tiles, tmp_path):
 
 
 def test_shared_evaluation_equals_that_of_one_process(tiles, tmp_path):
-    """Seven pictures on three ranks: each counted once, AP equal to the digit."""
+    """Seven images on three ranks: each counted once, AP equal to the digit."""
     words = ["--eval_ignore_threshold=0.2"]
     ranks = run_worker(3, "evaluate", tmp_path / "three", tiles, *words)
     (single,) = run_worker(1, "evaluate", tmp_path / "one", tiles, *words)
@@ -209,7 +209,7 @@ def test_a_killed_rank_stops_the_job_and_the_run_resumes_on_one_process(tiles, t
         job.kill()
     checkpoint = last_checkpoint("auto", out)
     _, state = read_checkpoint(checkpoint)
-    # 20 pictures: 5 steps of 2 x 2 pictures an epoch became 10 steps of 2 pictures.
+    # 20 images: 5 steps of 2 x 2 images an epoch became 10 steps of 2 images.
     expected = round(state["step"] / 5 * 10)
     words = [*OPTIONS, f"--data_dir={tiles}", f"--ckpt_path={out}", "--resume=auto", "--max_epoch=500"]
     done = subprocess.run(

@@ -22,11 +22,11 @@ def box_object(x1, y1, x2, y2, name="ship", difficult=False):
 
 
 def make_set(root, scenes):
-    """scenes: name -> (picture, objects)."""
+    """scenes: name -> (image, objects)."""
     for folder in ("images", "labelTxt"):
         (root / folder).mkdir(parents=True)
-    for name, (picture, objects) in scenes.items():
-        write_image(root / "images" / f"{name}.png", picture)
+    for name, (image, objects) in scenes.items():
+        write_image(root / "images" / f"{name}.png", image)
         write_labels(root / "labelTxt" / f"{name}.txt", objects)
     return root
 
@@ -35,11 +35,11 @@ def random_scenes(count=3, seed=0):
     rng = np.random.default_rng(seed)
     scenes = {}
     for number in range(count):
-        picture = rng.integers(0, 256, (700 + 90 * number, 1150, 3), np.uint8)
+        image = rng.integers(0, 256, (700 + 90 * number, 1150, 3), np.uint8)
         corners = rng.uniform(0, 600, (40, 2))
         objects = [box_object(x, y, x + 30, y + 20, CLASSES_V1_5[k % 16], k % 5 == 0)
                    for k, (x, y) in enumerate(corners)]  # fmt: skip
-        scenes[f"P{number}"] = (picture, objects)
+        scenes[f"P{number}"] = (image, objects)
     return scenes
 
 
@@ -92,9 +92,9 @@ def test_a_cut_object_is_a_target_or_ignored_by_its_visible_share(tmp_path, visi
 
 def test_pixels_and_boxes_stay_together(tmp_path):
     """A white object on black: in every tile, the white pixels are those of its box."""
-    picture = np.zeros((1000, 1300, 3), np.uint8)
-    picture[430:470, 520:590] = 255
-    src = make_set(tmp_path / "src", {"A": (picture, [box_object(520, 430, 590, 470)])})
+    image = np.zeros((1000, 1300, 3), np.uint8)
+    image[430:470, 520:590] = 255
+    src = make_set(tmp_path / "src", {"A": (image, [box_object(520, 430, 590, 470)])})
     counts = split_set(src, tmp_path / "out", "val", OPTIONS)
     document = json.loads((tmp_path / "out/annotations/val.json").read_text())
     images = {entry["id"]: entry for entry in document["images"]}
@@ -183,7 +183,7 @@ def test_missing_pieces_are_named(tmp_path):
     (src / "labelTxt" / "P0.txt").unlink()
     with pytest.raises(UserError, match=r"P0\.txt"):
         split_set(src, tmp_path / "out2", "train", OPTIONS)
-    (src / "images" / "P0.png").write_text("no picture")
+    (src / "images" / "P0.png").write_text("no image")
     (src / "labelTxt" / "P0.txt").write_text("")
     with pytest.raises(UserError, match=r"P0\.png"):
         split_set(src, tmp_path / "out3", "train", OPTIONS)

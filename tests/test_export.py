@@ -54,15 +54,15 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return np.random.default_rng(1).integers(0, 256, (5, 3, 96, 128), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def reference(checkpoint, pictures):
+def reference(checkpoint, images):
     """Decoded maps of the network in memory."""
     backend, _ = open_model(options(f"--pretrained={checkpoint}"))
-    return backend.predict(pictures)
+    return backend.predict(images)
 
 
 def exported(checkpoint, folder, file_format, *words):
@@ -97,14 +97,14 @@ def assert_close(maps, reference):
         ["--export_input=uint8"],
     ],
 )
-def test_exports_give_the_networks_numbers(tmp_path, checkpoint, pictures, reference, file_format, words):
-    """Five pictures whatever the file's batch size; the classes come from the file."""
+def test_exports_give_the_networks_numbers(tmp_path, checkpoint, images, reference, file_format, words):
+    """Five images whatever the file's batch size; the classes come from the file."""
     target = exported(checkpoint, tmp_path, file_format, *words)
     assert target.suffix == f".{file_format.lower()}" and not list(tmp_path.glob(".exporting*"))
     backend, config = open_model(load_config([*OPTIONS[:2], f"--pretrained={target}"]))
     assert config.labels == CLASSES.split(",") and config.eval_input_hw == (96, 128)
-    assert_close(backend.predict(pictures), reference)
-    assert_close(backend.predict(pictures[3:4]), [level[3:4] for level in reference])
+    assert_close(backend.predict(images), reference)
+    assert_close(backend.predict(images[3:4]), [level[3:4] for level in reference])
 
 
 def test_onnx_says_what_ascends_tools_need(tmp_path, checkpoint):
@@ -171,27 +171,27 @@ def run_postprocessing(cells, ours, settings, *, static):
 
 
 @pytest.mark.parametrize("export_for,guarded", [("Ascend", False), ("CPU", True), ("auto", True)])
-def test_mish_for_ascend_is_one_operator(tmp_path, checkpoint, pictures, reference, export_for, guarded):
+def test_mish_for_ascend_is_one_operator(tmp_path, checkpoint, images, reference, export_for, guarded):
     """No comparison and no selection around Mish, which older versions of Lite do not know; the same numbers here."""
     target = exported(checkpoint, tmp_path, "MINDIR", f"--export_for={export_for}")
     stored = target.read_bytes()
     assert b"Mish" in stored
     assert (b"Less" in stored) == (b"Select" in stored or b"Where" in stored) == guarded
     assert_close(
-        open_model(load_config([*OPTIONS[:2], f"--pretrained={target}"]))[0].predict(pictures), reference
+        open_model(load_config([*OPTIONS[:2], f"--pretrained={target}"]))[0].predict(images), reference
     )
 
 
 @pytest.mark.parametrize("activation", ["silu", "mish_composed", "leaky"])
-def test_activations_export_to_onnx(tmp_path, pictures, activation):
+def test_activations_export_to_onnx(tmp_path, images, activation):
     words = [f"--backbone_activation={activation}", f"--neck_activation={activation}"]
     network = build_network(options(*words))
     save_checkpoint(network, tmp_path / "net.ckpt")
     target = exported(tmp_path / "net.ckpt", tmp_path, "ONNX", *words)
-    expected = open_model(options(f"--pretrained={tmp_path / 'net.ckpt'}", *words))[0].predict(pictures)
+    expected = open_model(options(f"--pretrained={tmp_path / 'net.ckpt'}", *words))[0].predict(images)
     # MindSpore's own tanh on the CPU, not ONNX Runtime's, is off for mish_composed.
     tolerance = 1e-3 if activation == "mish_composed" else 1e-4
-    for ours, reference in zip(open_model(options(f"--pretrained={target}"))[0].predict(pictures), expected):
+    for ours, reference in zip(open_model(options(f"--pretrained={target}"))[0].predict(images), expected):
         np.testing.assert_allclose(ours, reference, rtol=tolerance, atol=1e-5)
 
 
@@ -220,10 +220,10 @@ CLIENT = """
 import json, sys
 import numpy as np, onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1])
-pictures = np.load(sys.argv[2])
+images = np.load(sys.argv[2])
 found = []
-for picture in pictures:
-    boxes, *count = session.run(None, {"images": picture[None]})
+for image in images:
+    boxes, *count = session.run(None, {"images": image[None]})
     assert not count or not boxes[int(count[0][0]):].any()
     found.append(boxes[:int(count[0][0])] if count else boxes)
 assert "mindspore" not in sys.modules and not any(name.split(".")[0] == "src" for name in sys.modules)
@@ -234,7 +234,7 @@ np.savez(sys.argv[3], *found)
 @pytest.mark.parametrize("form", ["dynamic", "static"])
 @pytest.mark.parametrize("nms_type,threshold", [("diou", 0.02), ("iou", 0.02), ("diou", 0.99)])
 def test_end_to_end_onnx_in_onnx_runtime_alone(
-    tmp_path, checkpoint, pictures, reference, nms_type, threshold, form
+    tmp_path, checkpoint, images, reference, nms_type, threshold, form
 ):
     """Another process with ONNX Runtime and nothing of ours gets the boxes of our post-processing."""
     words = [
@@ -243,8 +243,8 @@ def test_end_to_end_onnx_in_onnx_runtime_alone(
         f"--end_to_end_form={form}",
     ]  # fmt: skip
     target = exported(checkpoint, tmp_path, "ONNX", *words)
-    np.save(tmp_path / "pictures.npy", pictures)
-    command = [sys.executable, "-c", CLIENT, target, tmp_path / "pictures.npy", tmp_path / "found.npz"]
+    np.save(tmp_path / "images.npy", images)
+    command = [sys.executable, "-c", CLIENT, target, tmp_path / "images.npy", tmp_path / "found.npz"]
     subprocess.run(command, check=True, cwd=tmp_path)
     ours = PostprocessOptions(
         score_threshold=threshold,
@@ -255,7 +255,7 @@ def test_end_to_end_onnx_in_onnx_runtime_alone(
     )
     seen = 0
     with np.load(tmp_path / "found.npz") as found:
-        for index in range(len(pictures)):
+        for index in range(len(images)):
             expected = postprocess([level[index] for level in reference], (128, 96), ours)
             table = found[f"arr_{index}"]
             assert table.shape == (len(expected), 6)
@@ -267,7 +267,7 @@ def test_end_to_end_onnx_in_onnx_runtime_alone(
     ):  # the same file behind `predict` gives the same boxes, whatever the default threshold drops
         backend, config = open_model(load_config([*OPTIONS[:2], f"--pretrained={target}"]))
         assert postprocess_options(config).nms_threshold == 1
-        again = [level[0] for level in backend.predict(pictures[:1])]
+        again = [level[0] for level in backend.predict(images[:1])]
         again = postprocess(again, (128, 96), postprocess_options(config))
         expected = postprocess([level[0] for level in reference], (128, 96), ours)
         assert_same_boxes(np.column_stack([again.boxes, again.scores, again.classes]), expected)
@@ -332,15 +332,15 @@ def test_models_that_are_refused(tmp_path, checkpoint):
             open_model(options(f"--pretrained={damaged}"))
 
 
-def test_a_mindir_without_settings_takes_the_options(tmp_path, checkpoint, pictures, reference):
+def test_a_mindir_without_settings_takes_the_options(tmp_path, checkpoint, images, reference):
     """As published ones are; wrong classes and a wrong shape are named."""
     target = exported(checkpoint, tmp_path, "MINDIR", "--keep_detect=0", "--batch_size=2")
     (tmp_path / "model.mindir.yaml").unlink()
     backend, _ = open_model(options(f"--pretrained={target}", "--batch_size=2"))
-    assert_close(backend.predict(pictures), reference)
+    assert_close(backend.predict(images), reference)
     backend, _ = open_model(options(f"--pretrained={target}", "--batch_size=2", "--labels=ship"))
     with pytest.raises(UserError, match="outputs are of 3 classes, labels names 1"):
-        backend.predict(pictures)
+        backend.predict(images)
     backend, _ = open_model(options(f"--pretrained={target}", "--batch_size=2"))
     with pytest.raises(UserError, match="does not run on float32 input 2x3x64x64"):
         backend.predict(np.zeros((2, 3, 64, 64), np.uint8))

@@ -14,10 +14,10 @@ from src.base.errors import UserError, reports_mistakes
 from src.datasets.dota_labels import DotaObject, write_labels
 from src.datasets.dota_split import SplitOptions, split_set
 from src.datasets.formats.coco_writer import WriteOptions, write_coco
-from src.datasets.formats.labelled import LabelledObject, LabelledPicture, LabelledSet
+from src.datasets.formats.labelled import LabelledImage, LabelledObject, LabelledSet
 from src.detect.detections import DETECTION, write_coco_json
 from src.detect.postprocess import Detections
-from src.detect.results import PictureResult, write_results
+from src.detect.results import ImageDetections, write_results
 from src.detect.settings import ModelSettings, write_settings
 from src.evaluation.dota_submission import write_submission
 from src.export.export import export_model
@@ -81,7 +81,7 @@ def coco_json(folder, sources):
 
 def detections(name):
     def write(folder, sources):
-        write_results(folder, [PictureResult(Path("a.png"), 300, 300, many())], NAMES, [name])
+        write_results(folder, [ImageDetections(Path("a.png"), 300, 300, many())], NAMES, [name])
 
     return write
 
@@ -107,7 +107,7 @@ def settings_yaml(folder, sources):
     write_settings(folder / "net.mindir", ModelSettings.from_config(config.replace(labels=list(names))))
 
 
-def picture(folder, sources):
+def image(folder, sources):
     write_image(folder / "tile.png", NOISE)
 
 
@@ -122,15 +122,15 @@ def split(folder, sources):
 def converted(folder, sources):
     """The annotations are what does not fit."""
     objects = [LabelledObject("ship", (n / 99, 1, n / 99 + 9, 9), False, "a:1") for n in range(4000)]
-    found = LabelledPicture(sources / "dota/images/scene.png", 400, 400, objects)
+    found = LabelledImage(sources / "dota/images/scene.png", 400, 400, objects)
     write_coco(LabelledSet({"train": [found], "val": []}, ("ship",)), folder / "set", WriteOptions())
 
 
-def converted_pictures(folder, sources):
-    """The copies of the pictures are what does not fit."""
+def converted_images(folder, sources):
+    """The copies of the images are what does not fit."""
     objects = [LabelledObject("ship", (1, 1, 9, 9), False, "a:1")]
-    found = LabelledPicture(sources / "dota/images/scene.png", 400, 400, objects)
-    options = WriteOptions(pictures="copy")
+    found = LabelledImage(sources / "dota/images/scene.png", 400, 400, objects)
+    options = WriteOptions(placing="copy")
     write_coco(LabelledSet({"train": [found], "val": []}, ("ship",)), folder / "set", options)
 
 
@@ -186,7 +186,7 @@ def no_earlier_log(monkeypatch):
 
 WRITERS = [
     coco_json, detections("json"), detections("csv"), detections("coco"), results_csv, report_html, checkpoint,
-    settings_yaml, picture, labels, split, converted, converted_pictures, submission, archive, rank_table,
+    settings_yaml, image, labels, split, converted, converted_images, submission, archive, rank_table,
     download,
 ]  # fmt: skip
 

@@ -21,7 +21,7 @@ from src.train.network_setup import set_precision
 from src.yolo import YoloDecoder, build_network
 from tests.tiny import OPTIONS
 
-SIDE, CLASSES, PICTURES, OBJECTS = 608, 2, 3, 60
+SIDE, CLASSES, IMAGES, OBJECTS = 608, 2, 3, 60
 ANCHORS_OF, FACTORS = head_settings(ANCHORS, SCALE_X_Y)
 
 
@@ -30,7 +30,7 @@ def logit(share):
 
 
 def drawn_maps(rng):
-    """Head maps of a picture (1, 3, 5 + C, H, W) for three strides, and its objects x y w h in pixels and class."""
+    """Head maps of an image (1, 3, 5 + C, H, W) for three strides, and its objects x y w h in pixels and class."""
     maps = [rng.normal(0, 1, (1, 3, 5 + CLASSES, SIDE // s, SIDE // s)) for s in STRIDES]
     for raw in maps:
         raw[:, :, 4] -= 9
@@ -73,15 +73,15 @@ def decode(maps, kind):
 
 @pytest.fixture(scope="module")
 def error_of_the_network():
-    """What float16 in all layers changes in the head maps of a slim network, for one picture."""
+    """What float16 in all layers changes in the head maps of a slim network, for one image."""
     ms.set_context(mode=ms.GRAPH_MODE)
-    picture = Tensor(np.random.default_rng(0).normal(0, 1, (1, 3, SIDE, SIDE)).astype(np.float32))
+    image = Tensor(np.random.default_rng(0).normal(0, 1, (1, 3, SIDE, SIDE)).astype(np.float32))
     outputs = []
     for level in ("O0", "O3"):
         network = build_network(load_config(OPTIONS)).set_train(False)
         initialize(network, 1)
         set_precision(network, level)
-        outputs.append([raw.asnumpy().astype(np.float32) for raw in network(picture)])
+        outputs.append([raw.asnumpy().astype(np.float32) for raw in network(image)])
     differences = [half - full for full, half in zip(*outputs)]
     assert all(0 < np.abs(difference).max() < 0.1 for difference in differences)
     return [d.reshape(1, 3, 5 + CLASSES, *d.shape[2:]) for d in differences]
@@ -90,7 +90,7 @@ def error_of_the_network():
 def test_boxes_and_ap_stand_half_precision(error_of_the_network, tmp_path):
     rng = np.random.default_rng(4)
     tables, images, annotations, moved = {np.float32: [], np.float16: []}, [], [], 0.0
-    for number in range(1, PICTURES + 1):
+    for number in range(1, IMAGES + 1):
         maps, boxes, classes = drawn_maps(rng)
         images.append({"id": number, "file_name": f"{number}.png", "width": SIDE, "height": SIDE})
         for box, label in zip(boxes, classes):

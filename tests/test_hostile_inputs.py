@@ -147,7 +147,7 @@ def write_set(folder, **changes):
 @pytest.mark.parametrize(
     "name", ["../../etc/passwd", "/etc/passwd", "a/../../b.png", "..", "", "a\x00.png", ["1.png"], None]
 )
-def test_a_file_name_cannot_leave_the_folder_of_pictures(tmp_path, name):
+def test_a_file_name_cannot_leave_the_folder_of_images(tmp_path, name):
     folder, ann_file = write_set(tmp_path, images=[{"id": 1, "file_name": name, "width": 60, "height": 40}])
     with pytest.raises(UserError) as caught:
         load_detection_set(folder, ann_file, ("ship",))
@@ -225,7 +225,7 @@ def test_a_table_of_epochs_that_is_none(tmp_path, text):
     assert len(str(caught.value)) < 400
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def png(width, height, *chunks):
@@ -246,7 +246,7 @@ def png(width, height, *chunks):
     )
 
 
-PICTURES = """
+IMAGES = """
 import resource, sys, time
 from pathlib import Path
 from src.base.errors import UserError
@@ -265,7 +265,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) >> 10, "MB")
 """
 
 
-def test_pictures_that_are_bombs_take_no_memory(tmp_path):
+def test_images_that_are_bombs_take_no_memory(tmp_path):
     """A header of 400 million pixels, rows that unpack a thousandfold, a chunk that claims 2 GB."""
     side = 19_000
     rows = zlib.compressobj(9)
@@ -282,7 +282,7 @@ def test_pictures_that_are_bombs_take_no_memory(tmp_path):
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-    words = [sys.executable, "-c", PICTURES, *(str(tmp_path / name) for name in files)]
+    words = [sys.executable, "-c", IMAGES, *(str(tmp_path / name) for name in files)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -290,7 +290,7 @@ def test_pictures_that_are_bombs_take_no_memory(tmp_path):
     assert int(lines[-1].split()[0]) < 100
 
 
-def test_a_large_picture_of_real_content_is_no_bomb(tmp_path):
+def test_a_large_image_of_real_content_is_no_bomb(tmp_path):
     from src.imaging import image_io
 
     path = tmp_path / "large.png"

@@ -1,4 +1,4 @@
-"""Reading pictures: every kind that is read right, and every kind that is refused by name."""
+"""Reading images: every kind that is read right, and every kind that is refused by name."""
 
 import io
 import os
@@ -16,12 +16,12 @@ from src.imaging.image_io import read_rgb, read_size
 
 
 def smooth(height: int, width: int) -> np.ndarray:
-    """A picture that JPEG keeps well."""
+    """An image that JPEG keeps well."""
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return cv2.GaussianBlur(noise, (0, 0), 2)
 
 
-def test_pictures_of_all_kinds(tmp_path):
+def test_images_of_all_kinds(tmp_path):
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (20, 30, 3), np.uint8)
     grey = rng.integers(0, 256, (20, 30), np.uint8)
@@ -52,14 +52,14 @@ def test_pictures_of_all_kinds(tmp_path):
 )
 def test_kinds_against_pillow(tmp_path, name, mode, tolerance):
     Image.fromarray(smooth(40, 60)).convert(mode).save(tmp_path / name)
-    with Image.open(tmp_path / name) as picture:
-        expected = np.asarray(picture.convert("RGB"))
+    with Image.open(tmp_path / name) as image:
+        expected = np.asarray(image.convert("RGB"))
     ours = read_rgb(tmp_path / name, (60, 40))
     assert ours.dtype == np.uint8 and ours.flags.c_contiguous
     assert np.abs(ours.astype(int) - expected).max() <= tolerance
 
 
-def test_an_orientation_tag_does_not_turn_the_picture(tmp_path):
+def test_an_orientation_tag_does_not_turn_the_image(tmp_path):
     """Boxes are given for the stored pixels; where decoders turn them anyway (TIFF) the file is refused."""
     stored = smooth(40, 60)
     for value in (3, 6):
@@ -74,11 +74,11 @@ def test_an_orientation_tag_does_not_turn_the_picture(tmp_path):
             read_rgb(tmp_path / "turned.tif")
 
 
-def test_pictures_that_are_refused(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    cv2.imwrite(str(tmp_path / "deep.png"), picture.astype(np.uint16) * 200)
-    cv2.imwrite(str(tmp_path / "deep.tif"), picture.astype(np.uint16) * 200)
-    cv2.imwrite(str(tmp_path / "ok.jpg"), picture)
+def test_images_that_are_refused(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "deep.png"), image.astype(np.uint16) * 200)
+    cv2.imwrite(str(tmp_path / "deep.tif"), image.astype(np.uint16) * 200)
+    cv2.imwrite(str(tmp_path / "ok.jpg"), image)
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "half.jpg").write_bytes((tmp_path / "ok.jpg").read_bytes()[:-300])
     (tmp_path / "folder.jpg").mkdir()
@@ -86,9 +86,9 @@ def test_pictures_that_are_refused(tmp_path):
     for name, named in (
         ("deep.png", "convert it to 8-bit"),
         ("deep.tif", "convert it to 8-bit"),
-        ("text.jpg", "not a picture"),
+        ("text.jpg", "not an image"),
         ("half.jpg", "truncated"),
-        ("none.jpg", "no such picture"),
+        ("none.jpg", "no such image"),
         ("folder.jpg", "not a file"),
         ("pipe.jpg", "not a file"),
     ):
@@ -133,18 +133,18 @@ def test_threads_leave_the_limit_of_pillow_as_it_was(tmp_path):
     keep=st.floats(0, 1),
 )
 @settings(max_examples=250, deadline=5000)
-def test_damaged_pictures_are_read_or_refused(tmp_path_factory, kind, edits, keep):
+def test_damaged_images_are_read_or_refused(tmp_path_factory, kind, edits, keep):
     stream = io.BytesIO()
     Image.fromarray(smooth(24, 32)).save(stream, kind)
     data = bytearray(stream.getvalue()[: int(len(stream.getvalue()) * max(keep, 0.1))])
     for place, content in edits:
         start = int(place * len(data) * (0.1 if len(content) % 2 else 1))  # headers more often
         data[start : start + len(content)] = content
-    path = tmp_path_factory.mktemp("damaged") / "picture"
+    path = tmp_path_factory.mktemp("damaged") / "image"
     path.write_bytes(data)
     try:
-        picture = read_rgb(path, max_pixels=10**6)
+        image = read_rgb(path, max_pixels=10**6)
     except UserError as error:
         assert str(path) in str(error)
     else:
-        assert picture.dtype == np.uint8 and picture.shape == (*read_size(path)[::-1], 3)
+        assert image.dtype == np.uint8 and image.shape == (*read_size(path)[::-1], 3)

@@ -1,4 +1,4 @@
-"""inference.py as a user runs it: kinds of input, backends, formats, and pictures that cannot be done."""
+"""inference.py as a user runs it: kinds of input, backends, formats, and images that cannot be done."""
 
 import csv
 import json
@@ -13,8 +13,8 @@ from PIL import Image
 
 from src.base.errors import UserError
 from src.config import NETWORK_OPTIONS, load_config
-from src.detect.inference import picture_names, run_inference, scene_options
-from src.detect.pictures import list_pictures
+from src.detect.images import list_images
+from src.detect.inference import image_names, run_inference, scene_options
 from src.export.export import export_model
 from src.initializer import initialize
 from src.weights.checkpoint import load_network, save_checkpoint
@@ -45,7 +45,7 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "in" / "more").mkdir(parents=True)
     for name, shape in (
@@ -74,9 +74,9 @@ def infer(model, img_path, out, *words):
     return code, folder
 
 
-def test_pictures_go_where_infer_log_says(model, pictures, tmp_path):
+def test_images_go_where_infer_log_says(model, images, tmp_path):
     """As the DOTA version's option; the files of detections stay in the run's folder."""
-    code, folder = infer(model, pictures, tmp_path / "out", f"--infer_log={tmp_path / 'drawn' / 'here'}")
+    code, folder = infer(model, images, tmp_path / "out", f"--infer_log={tmp_path / 'drawn' / 'here'}")
     assert code == 0 and not (folder / "pictures").exists() and len(read_json(folder)) == 4
     drawn = {path.name for path in (tmp_path / "drawn" / "here").iterdir()}
     assert drawn == {"a.jpg", "b.jpg", "a_2.jpg", "c.jpg"}
@@ -86,13 +86,13 @@ def read_json(folder):
     return json.loads((folder / "detections.json").read_text())
 
 
-def test_a_folder_in_any_batch_size_and_every_format(model, pictures, tmp_path):
-    """The same boxes whatever the batch; the three files say the same; each picture has its drawing."""
+def test_a_folder_in_any_batch_size_and_every_format(model, images, tmp_path):
+    """The same boxes whatever the batch; the three files say the same; each image has its drawing."""
     found = {}
     for batch in (1, 3, 8):
         checkpoint = model.with_suffix(".ckpt")
         code, folder = infer(
-            checkpoint, pictures, tmp_path / f"out{batch}", f"--batch_size={batch}",
+            checkpoint, images, tmp_path / f"out{batch}", f"--batch_size={batch}",
             "--result_format=json,csv,coco", *OPTIONS,
         )  # fmt: skip
         assert code == 0
@@ -127,7 +127,7 @@ def test_a_folder_in_any_batch_size_and_every_format(model, pictures, tmp_path):
 
 
 def test_letterbox_without_enlarging_travels_with_checkpoint_and_export(model, tmp_path):
-    """Trained with it, a small picture is seen as one padded by hand, from the checkpoint and from its export."""
+    """Trained with it, a small image is seen as one padded by hand, from the checkpoint and from its export."""
     ms.set_context(mode=ms.GRAPH_MODE)
     config = load_config([*OPTIONS, "--letterbox=1", "--letterbox_enlarge=0"])
     network = build_network(config)
@@ -145,10 +145,10 @@ def test_letterbox_without_enlarging_travels_with_checkpoint_and_export(model, t
             ]
         )
     )
-    picture = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), np.uint8)
     padded = np.full((96, 96, 3), 128, np.uint8)
-    padded[23:73, 18:78] = picture
-    for name, content in (("small", picture), ("padded", padded)):
+    padded[23:73, 18:78] = image
+    for name, content in (("small", image), ("padded", padded)):
         cv2.imwrite(str(tmp_path / f"{name}.png"), content)
     _, folder = infer(model, tmp_path / "padded.png", tmp_path / "by_hand", "--nms_thresh=1")
     expected = []
@@ -176,26 +176,26 @@ def test_letterbox_without_enlarging_travels_with_checkpoint_and_export(model, t
     assert not {round(score, 3) for _, score, _ in expected} <= {round(score, 3) for score in grown}
 
 
-def test_what_cannot_be_done_is_named_and_the_rest_is_done(model, pictures, tmp_path, capsys):
-    """A text file named .jpg, a cut file, 16 bits; CMYK and a single pixel are pictures like others."""
-    (pictures / "text.jpg").write_text("hello")
-    (pictures / "cut.jpg").write_bytes((pictures / "b.jpg").read_bytes()[:-200])
-    cv2.imwrite(str(pictures / "deep.png"), np.full((60, 60, 3), 40000, np.uint16))
-    Image.new("CMYK", (50, 40)).save(pictures / "cmyk.jpg")
-    Image.new("RGB", (1, 1)).save(pictures / "pixel.png")
-    code, folder = infer(model, pictures, tmp_path / "out", "--batch_size=2")
+def test_what_cannot_be_done_is_named_and_the_rest_is_done(model, images, tmp_path, capsys):
+    """A text file named .jpg, a cut file, 16 bits; CMYK and a single pixel are images like others."""
+    (images / "text.jpg").write_text("hello")
+    (images / "cut.jpg").write_bytes((images / "b.jpg").read_bytes()[:-200])
+    cv2.imwrite(str(images / "deep.png"), np.full((60, 60, 3), 40000, np.uint16))
+    Image.new("CMYK", (50, 40)).save(images / "cmyk.jpg")
+    Image.new("RGB", (1, 1)).save(images / "pixel.png")
+    code, folder = infer(model, images, tmp_path / "out", "--batch_size=2")
     assert code == 1
     done = {entry["file"].rsplit("/", 1)[1] for entry in read_json(folder)}
     assert done == {"a.png", "b.jpg", "c.bmp", "cmyk.jpg", "pixel.png"}
     failed = (folder / "failed.txt").read_text().split()
     assert sorted(name.rsplit("/", 1)[1] for name in failed) == ["cut.jpg", "deep.png", "text.jpg"]
     output = capsys.readouterr().out
-    assert "3 of 9 pictures could not be done" in output
-    for text in ("text.jpg: not a picture", "cut.jpg: the picture is truncated", "deep.png: uint16 pixels"):
+    assert "3 of 9 images could not be done" in output
+    for text in ("text.jpg: not an image", "cut.jpg: the image is truncated", "deep.png: uint16 pixels"):
         assert text in output
 
 
-def test_a_larger_picture_is_a_scene(model, tmp_path):
+def test_a_larger_image_is_a_scene(model, tmp_path):
     """300 x 200 with an input of 96: tiled; boxes reach over the whole scene and no further."""
     rng = np.random.default_rng(5)
     cv2.imwrite(str(tmp_path / "scene.png"), rng.integers(0, 256, (200, 300, 3), np.uint8))
@@ -209,11 +209,11 @@ def test_a_larger_picture_is_a_scene(model, tmp_path):
     assert cv2.imread(str(folder / "pictures" / "scene.jpg")) is not None
 
 
-def test_inference_py_as_published_and_without_mindspore(model, pictures, tmp_path):
+def test_inference_py_as_published_and_without_mindspore(model, images, tmp_path):
     """`--img_path --ckpt_path --batch_size`; an ONNX file needs no MindSpore at all."""
     blocked = "import sys, runpy; sys.modules['mindspore'] = None; sys.argv[0] = 'inference.py'; runpy.run_path('inference.py', run_name='__main__')"  # noqa: E501
     words = [
-        f"--img_path={pictures / 'a.png'}",
+        f"--img_path={images / 'a.png'}",
         f"--ckpt_path={model}",
         "--batch_size=1",
         f"--log_path={tmp_path}/out",
@@ -222,7 +222,7 @@ def test_inference_py_as_published_and_without_mindspore(model, pictures, tmp_pa
         [sys.executable, "-c", blocked, *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "detections in 1 pictures" in done.stdout
+    assert "detections in 1 images" in done.stdout
     refused = subprocess.run(
         [sys.executable, "inference.py", *words[:1], "--ckpt_path=/no/model.onnx"], capture_output=True, text=True,
         check=False,
@@ -230,24 +230,24 @@ def test_inference_py_as_published_and_without_mindspore(model, pictures, tmp_pa
     assert refused.returncode == 2 and refused.stderr == "error: /no/model.onnx: no such model file\n"
 
 
-def test_what_img_path_may_be(pictures, tmp_path):
+def test_what_img_path_may_be(images, tmp_path):
     names = ["a.png", "b.jpg", "c.bmp", "more/a.png"]
-    assert list_pictures(str(pictures)) == [pictures / name for name in names]
-    assert list_pictures(str(pictures / "*.png")) == [pictures / "a.png"]
-    assert list_pictures(str(pictures / "**" / "*.png")) == [pictures / "a.png", pictures / "more/a.png"]
-    (pictures / "list.txt").write_text("# mine\nmore/a.png\n\nb.jpg\n")
-    assert list_pictures(str(pictures / "list.txt")) == [pictures / "more/a.png", pictures / "b.jpg"]
-    assert picture_names([pictures / name for name in names]) == ["a.jpg", "b.jpg", "c.jpg", "a_2.jpg"]
+    assert list_images(str(images)) == [images / name for name in names]
+    assert list_images(str(images / "*.png")) == [images / "a.png"]
+    assert list_images(str(images / "**" / "*.png")) == [images / "a.png", images / "more/a.png"]
+    (images / "list.txt").write_text("# mine\nmore/a.png\n\nb.jpg\n")
+    assert list_images(str(images / "list.txt")) == [images / "more/a.png", images / "b.jpg"]
+    assert image_names([images / name for name in names]) == ["a.jpg", "b.jpg", "c.jpg", "a_2.jpg"]
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n")
     for path, named in (
         ("", "img_path: not set"),
-        (tmp_path / "empty", "no pictures"),
-        (tmp_path / "empty.txt", "names no pictures"),
+        (tmp_path / "empty", "no images"),
+        (tmp_path / "empty.txt", "names no images"),
         (tmp_path / "x*.png", "as a pattern it finds nothing"),
     ):
         with pytest.raises(UserError, match=named):
-            list_pictures(str(path))
+            list_images(str(path))
 
 
 @pytest.mark.parametrize(
@@ -263,18 +263,18 @@ def test_scene_options_that_are_refused(words, named):
         scene_options(load_config(words))
 
 
-def test_an_unknown_format_is_refused_before_the_work(model, pictures, tmp_path):
+def test_an_unknown_format_is_refused_before_the_work(model, images, tmp_path):
     with pytest.raises(UserError, match="result_format: xml is not one of json, csv, coco, geojson"):
-        infer(model, pictures, tmp_path / "out", "--result_format=xml")
+        infer(model, images, tmp_path / "out", "--result_format=xml")
 
 
-def test_a_disk_that_takes_no_more(model, pictures, tmp_path):
+def test_a_disk_that_takes_no_more(model, images, tmp_path):
     """Files over 4 kB cannot be written, as on a full disk: named one by one, the rest is done."""
     large = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
-    cv2.imwrite(str(pictures / "large.png"), large)
+    cv2.imwrite(str(images / "large.png"), large)
     small = np.zeros((16, 16, 3), np.uint8)
-    cv2.imwrite(str(pictures / "small.png"), small)
-    words = f"--img_path={pictures} --model={model} --log_path={tmp_path}/out --infer_threshold=0.9"
+    cv2.imwrite(str(images / "small.png"), small)
+    words = f"--img_path={images} --model={model} --log_path={tmp_path}/out --infer_threshold=0.9"
     limited = f"ulimit -f 4; exec {sys.executable} inference.py {words}"
     done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -284,4 +284,4 @@ def test_a_disk_that_takes_no_more(model, pictures, tmp_path):
     for path in (folder / "pictures").iterdir():
         assert cv2.imread(str(path)) is not None, path
     assert "large.jpg: cannot be written" in done.stdout
-    assert str(pictures / "large.png") in (folder / "failed.txt").read_text()
+    assert str(images / "large.png") in (folder / "failed.txt").read_text()

@@ -66,15 +66,15 @@ def test_a_rate_of_zero(tiles):
     assert line.startswith("lr: the learning rate is 0 in every step")
 
 
-def test_evaluation_on_training_pictures(tiles):
+def test_evaluation_on_training_images(tiles):
     train = load(tiles, "train")
     (line,) = found(tiles, validation=train)
     assert "same annotations" in line and "ann_val_file" in line
-    # another file, and a link to the same pictures
+    # another file, and a link to the same images
     shutil.copy(tiles / "annotations" / "train.json", tiles / "annotations" / "linked.json")
     (tiles / "linked").symlink_to(tiles / "train")
     (line,) = found(tiles, validation=load(tiles, "linked"))
-    assert re.search(r"linked\.json: 6 of its 6 pictures are trained on too \(\S+/1\.png, ", line)
+    assert re.search(r"linked\.json: 6 of its 6 images are trained on too \(\S+/1\.png, ", line)
 
 
 def test_exploding_loss_is_said_once_after_twenty_steps():

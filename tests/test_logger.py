@@ -49,7 +49,7 @@ from src.logger import progress_bar, setup_logger
 log = setup_logger(rank=int(sys.argv[1]))
 with progress_bar(4, "train", "step", int(sys.argv[1]), 1) as bar:
     for step in range(3):
-        bar.set_postfix_str("loss 12.5, 3.5 pictures/s, 0.4 GB", refresh=False)
+        bar.set_postfix_str("loss 12.5, 3.5 images/s, 0.4 GB", refresh=False)
         bar.update()
         bar.refresh()
         log.info("line %d", step)
@@ -85,7 +85,7 @@ def run_on_terminal(rank, stderr=None):
 def test_a_terminal_gets_a_bar_with_loss_speed_memory_and_time_left():
     sent = run_on_terminal(rank=0)
     assert re.search(
-        r"train: +75%\|.*\| 3/4 \[\d\d:\d\d<\d\d:\d\d, .*step.*, loss 12\.5, 3\.5 pictures/s, 0\.4 GB\]", sent
+        r"train: +75%\|.*\| 3/4 \[\d\d:\d\d<\d\d:\d\d, .*step.*, loss 12\.5, 3\.5 images/s, 0\.4 GB\]", sent
     )
     assert len(re.findall(r":INFO:line \d\r\n", sent)) == 3  # lines stand above the bar, whole
 

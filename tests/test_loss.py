@@ -93,14 +93,14 @@ def test_overlaps_any_equals_brute_force():
     truth[:, :, 5:9] = 0
     ours = OverlapsAny(0.7)(*map(Tensor, predicted), Tensor(truth)).asnumpy()
     wanted, margin = np.zeros((2, 400)), np.full((2, 400), 1.0)
-    for picture in range(2):
-        x, y, w, h = (plane[:, None] for plane in predicted[:, picture].astype(np.float64))
-        tx, ty, tw, th = truth[:, picture].astype(np.float64)
+    for image in range(2):
+        x, y, w, h = (plane[:, None] for plane in predicted[:, image].astype(np.float64))
+        tx, ty, tw, th = truth[:, image].astype(np.float64)
         common_w = np.minimum(x + w / 2, tx + tw / 2) - np.maximum(x - w / 2, tx - tw / 2)
         common_h = np.minimum(y + h / 2, ty + th / 2) - np.maximum(y - h / 2, ty - th / 2)
         common = common_w.clip(0) * common_h.clip(0)
         best = (common / (w * h + tw * th - common)).max(1)
-        wanted[picture], margin[picture] = best >= 0.7, np.abs(best - 0.7)
+        wanted[image], margin[image] = best >= 0.7, np.abs(best - 0.7)
     assert 50 < wanted.sum() < 750
     clear = margin > 1e-5
     np.testing.assert_array_equal(ours[clear], wanted[clear])

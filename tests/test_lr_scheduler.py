@@ -110,7 +110,7 @@ def test_linear_stays_at_the_lowest_rate_after_its_period():
 def test_the_schedule_of_the_coco_recipe(name):
     """Cosine by epoch from 0.012 to 0 in 320 epochs; 20 epochs of rise, in which theirs is one step behind."""
     config = load_config([f"--config_path={ROOT / 'configs' / 'yolov4' / name}.yaml"])
-    steps = 924  # 118,287 pictures in batches of 128
+    steps = 924  # 118,287 images in batches of 128
     rates = learning_rates(
         config.lr_scheduler, lr=config.lr, steps_per_epoch=steps, max_epoch=config.max_epoch,
         warmup_epochs=config.warmup_epochs, t_max=config.t_max, eta_min=config.eta_min,

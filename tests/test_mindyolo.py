@@ -52,7 +52,7 @@ def test_post_processing_gives_the_same_detections(config, fixtures):
         maps = predictions.copy()
         maps[:, :4] /= side
         found = postprocess([maps], image.shape[1::-1], options, geometry, (side, side))
-        # Its code keeps boxes that lie wholly outside of the picture, clipped to nothing.
+        # Its code keeps boxes that lie wholly outside of the image, clipped to nothing.
         expected = expected[(expected[:, 2:4] > expected[:, :2]).all(1)]
         assert len(expected) > 200
         np.testing.assert_array_equal(found.classes, expected[:, 5])

@@ -30,9 +30,9 @@ def applied(augment, seed, samples, input_hw):
     return augment.finish(rng, augment.join(rng, samples, input_hw))
 
 
-@pytest.mark.parametrize("pictures", [1, 4])
+@pytest.mark.parametrize("images", [1, 4])
 @pytest.mark.parametrize("view", VIEWS)
-def test_boxes_lie_on_the_markers_of_their_corners(view, pictures):
+def test_boxes_lie_on_the_markers_of_their_corners(view, images):
     """Each corner's marker is looked for in the whole output; their extremes are the box, to half a pixel."""
     augment = PerspectiveAugment(scale=0.6, **NO_COLOUR, **VIEWS[view])
     compared = []
@@ -43,9 +43,9 @@ def test_boxes_lie_on_the_markers_of_their_corners(view, pictures):
         seed=st.integers(0, 10**6),
         input_hw=st.sampled_from([(160, 160), (192, 160), (288, 320)]),
         place=st.tuples(*[st.floats(0, 1)] * 4),
-        corner=st.integers(0, pictures - 1),
+        corner=st.integers(0, images - 1),
     )
-    @settings(max_examples=60 if pictures == 1 else 160, deadline=None, derandomize=True)
+    @settings(max_examples=60 if images == 1 else 160, deadline=None, derandomize=True)
     def check(w, h, seed, input_hw, place, corner):
         radius = math.ceil(3.75 / min(input_hw[0] / h, input_hw[1] / w))
         near = [round(radius + share * (side / 3 - radius)) for share, side in zip(place[:2], (w, h))]
@@ -54,7 +54,7 @@ def test_boxes_lie_on_the_markers_of_their_corners(view, pictures):
         found = []
         for shown in (points[:3], points[3:]):  # three channels, four corners: drawn twice, same seed
             samples = [(marked(150 + 40 * i, 260, [], 0), np.zeros((0, 4), np.float32), np.zeros(0, int))
-                       for i in range(pictures)]  # fmt: skip
+                       for i in range(images)]  # fmt: skip
             samples[corner] = (
                 marked(w, h, shown, radius),
                 np.array([[*near, *far]], np.float32),
@@ -68,7 +68,7 @@ def test_boxes_lie_on_the_markers_of_their_corners(view, pictures):
         brightness = [marker[1] for marker in found]
         if view != "bent" and min(brightness) < 0.93 * max(brightness):
             return  # cut by the canvas's edge
-        if view == "bent" and pictures > 1 and min(brightness) < 0.5 * max(brightness):
+        if view == "bent" and images > 1 and min(brightness) < 0.5 * max(brightness):
             return
         centres = np.array([marker[0] for marker in found])
         assert classes.tolist() == [7]
@@ -81,9 +81,9 @@ def test_boxes_lie_on_the_markers_of_their_corners(view, pictures):
     assert np.mean(compared) < 0.15
 
 
-@pytest.mark.parametrize("pictures", [1, 4])
-def test_every_pixel_in_a_box_shows_its_place_in_the_picture(pictures):
-    """Red grows across, green down: within a box the colours are those of its part of the picture."""
+@pytest.mark.parametrize("images", [1, 4])
+def test_every_pixel_in_a_box_shows_its_place_in_the_image(images):
+    """Red grows across, green down: within a box the colours are those of its part of the image."""
     augment = PerspectiveAugment(scale=0.6, flip=0.0, **NO_COLOUR)
     compared = 0
     for seed in range(60):
@@ -92,7 +92,7 @@ def test_every_pixel_in_a_box_shows_its_place_in_the_picture(pictures):
         image[..., 0] = np.round((np.arange(w) + 0.5) / w * 250)
         image[..., 1] = np.round((np.arange(h) + 0.5) / h * 250)[:, None]
         box = np.array([[w // 4, h // 4, 3 * w // 4, 3 * h // 4]], np.float32)
-        samples = [(image, box, np.array([number])) for number in range(pictures)]
+        samples = [(image, box, np.array([number])) for number in range(images)]
         canvas, boxes, _ = augment.join(np.random.default_rng(seed), samples, (224, 224))
         for x1, y1, x2, y2 in boxes:
             shape = (x2 - x1) / (y2 - y1) / (w / h)
@@ -108,7 +108,7 @@ def test_every_pixel_in_a_box_shows_its_place_in_the_picture(pictures):
     assert compared >= 30
 
 
-def test_without_change_a_picture_of_the_inputs_size_stays_as_it_is():
+def test_without_change_a_image_of_the_inputs_size_stays_as_it_is():
     image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     boxes = np.array([[3, 4, 60, 50]], np.float32)
     canvas, found, classes = PLAIN.join(np.random.default_rng(0), [(image, boxes, np.array([2]))], (96, 128))
@@ -139,7 +139,7 @@ def test_a_mosaic_is_around_a_point_in_the_middle_half_of_its_canvas():
 
 
 def test_zoom_and_shift_are_drawn_from_their_ranges():
-    """A centred box of a square picture: its side is the zoom, its middle the shift."""
+    """A centred box of a square image: its side is the zoom, its middle the shift."""
     augment = PerspectiveAugment(translate=0.1, scale=0.5)
     image, box = np.zeros((200, 200, 3), np.uint8), np.array([[80, 80, 120, 120]], np.float32)
     zooms, shifts = [], []
@@ -194,7 +194,7 @@ def test_which_boxes_stay(box, zoom, stays):
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("scale", [0.0, 0.9, 0.999])
-def test_pictures_without_objects_and_of_any_shape_pass(view, scale):
+def test_images_without_objects_and_of_any_shape_pass(view, scale):
     augment = PerspectiveAugment(scale=scale, **VIEWS[view])
     for seed in range(20):
         rng = np.random.default_rng(seed)

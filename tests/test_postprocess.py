@@ -138,9 +138,9 @@ def test_multi_label_gives_each_class_above_its_threshold():
 @settings(max_examples=50, deadline=None)
 @given(width=st.integers(20, 900), height=st.integers(20, 900))
 def test_letterbox_is_undone_exactly(width, height):
-    picture = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     input_hw = (96, 128)
-    _, geometry = letterbox(picture, input_hw)
+    _, geometry = letterbox(image, input_hw)
     box = np.array([[0.2 * width, 0.3 * height, 0.7 * width, 0.9 * height]], np.float32)
     x1, y1, x2, y2 = geometry.forward(box)[0] / np.array([128, 96, 128, 96])
     maps = one_box_maps((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)

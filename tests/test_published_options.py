@@ -30,7 +30,7 @@ def write(folder: Path, values: dict) -> str:
 def test_a_published_file_loads_and_every_key_has_its_published_value(tmp_path, path, capsys):
     values = published(path)
     config = load_config([write(tmp_path, values)])
-    assert config.mosaic == (0.5 if values.pop("mosaic") else 0)  # the published switch: every second picture
+    assert config.mosaic == (0.5 if values.pop("mosaic") else 0)  # the published switch: every second image
     differing = {
         key: (value, config[OTHER_NAMES.get(key, key)])
         for key, value in values.items()

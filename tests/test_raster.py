@@ -56,7 +56,7 @@ def test_windows_are_the_pixels_and_the_place_on_earth_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
-def test_plain_pictures_need_no_rasterio(tmp_path, monkeypatch, suffix):
+def test_plain_images_need_no_rasterio(tmp_path, monkeypatch, suffix):
     monkeypatch.setitem(sys.modules, "rasterio", None)
     path = tmp_path / f"a{suffix}"
     cv2.imwrite(str(path), noise((40, 50, 3)))

@@ -257,12 +257,12 @@ def write_wrapper(path: Path) -> None:
     path.chmod(0o755)
 
 
-def write_voc(folder: Path, boxes: dict[str, tuple], pictures: int = 5) -> None:
-    """A folder in VOC's format: the same boxes (x1, y1, x2, y2, from 1) in each of some noisy pictures."""
+def write_voc(folder: Path, boxes: dict[str, tuple], images: int = 5) -> None:
+    """A folder in VOC's format: the same boxes (x1, y1, x2, y2, from 1) in each of some noisy images."""
     rng = np.random.default_rng(0)
     for name in ("JPEGImages", "Annotations"):
         (folder / name).mkdir(parents=True)
-    for number in range(pictures):
+    for number in range(images):
         image = rng.integers(0, 90, (120, 150, 3), np.uint8)
         entries = ""
         for name, (x1, y1, x2, y2) in boxes.items():
@@ -276,14 +276,14 @@ def write_voc(folder: Path, boxes: dict[str, tuple], pictures: int = 5) -> None:
         (folder / "Annotations" / f"{number}.xml").write_text(text)
 
 
-def write_yolo(folder: Path, pictures: int = 5) -> None:
+def write_yolo(folder: Path, images: int = 5) -> None:
     """A folder of YOLO's text labels, three classes."""
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
     (folder / "data.yaml").write_text("names: [ship, plane, buoy]\n")
-    for number in range(pictures):
-        picture = np.full((120, 150, 3), 20 * number, np.uint8)
-        cv2.imwrite(str(folder / "images" / f"{number}.png"), picture)
+    for number in range(images):
+        image = np.full((120, 150, 3), 20 * number, np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), image)
         rows = [f"{label} 0.{label + 3} 0.5 0.1 0.2" for label in range(3)]
         (folder / "labels" / f"{number}.txt").write_text("\n".join(rows))
 
@@ -320,7 +320,7 @@ def write_weights(folder: Path) -> None:
 
 
 def write_scenes(folder: Path) -> None:
-    """Drawn scenes: DOTA's layout, pictures, and GeoTIFF."""
+    """Drawn scenes: DOTA's layout, images, and GeoTIFF."""
     import rasterio
     from rasterio.transform import from_origin
 

@@ -48,7 +48,7 @@ def test_about_the_rate_is_dropped_in_whole_blocks(rate, size):
 
 
 def test_places_and_steps_differ():
-    """No place is dropped always or never, no two maps alike, and each picture of a batch has its own mask."""
+    """No place is dropped always or never, no two maps alike, and each image of a batch has its own mask."""
     found = masks(0.2, 3, (4, 3, 26, 26), count=100)
     share = found.mean(axis=(0, 1))
     assert share[3:-3, 3:-3].max() < 0.4 and share[3:-3, 3:-3].min() > 0.05

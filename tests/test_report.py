@@ -13,10 +13,10 @@ import pytest
 
 from src.config import load_config
 from src.detect.detections import DETECTION
-from src.evaluation.analysis import confusion_matrix, pair_pictures, score_thresholds
+from src.evaluation.analysis import confusion_matrix, pair_images, score_thresholds
 from src.evaluation.coco_metrics import evaluate_coco
 from src.report import sections
-from src.report.gallery import EACH, MOST_FOR_CLASSES, choose_pictures
+from src.report.gallery import EACH, MOST_FOR_CLASSES, choose_images
 from src.report.history import EpochRow
 from src.report.report import Report
 from src.report.svg import column_chart, line_chart, ticks
@@ -51,7 +51,7 @@ def write_case(root, val=5, name=None):
 
 def scored(dataset, table):
     result = evaluate_coco(dataset.ann_file, table, dataset.class_names, dataset.category_ids)
-    return result, pair_pictures(dataset, table, score_thresholds(result))
+    return result, pair_images(dataset, table, score_thresholds(result))
 
 
 def write_report(folder, dataset, table, rows=()):
@@ -91,7 +91,7 @@ class Tables(HTMLParser):
 
 def test_numbers_of_the_page_are_those_of_the_metrics(tmp_path):
     dataset, table = write_case(tmp_path / "set")
-    result, pictures = scored(dataset, table)
+    result, images = scored(dataset, table)
     page = Tables(write_report(tmp_path, dataset, table))
     assert 0.1 < result.mean_ap < 0.95
     for entry, row in zip(result.classes, page.tables["classes"][1:]):
@@ -99,7 +99,7 @@ def test_numbers_of_the_page_are_those_of_the_metrics(tmp_path):
             entry.name, str(entry.objects), f"{entry.ap:.3f}", f"{entry.ap50:.3f}", f"{entry.recall:.3f}",
             f"{entry.best_f1:.3f}", f"{entry.best_threshold:.3f}",
         ]  # fmt: skip
-    matrix = confusion_matrix(pictures, 2)
+    matrix = confusion_matrix(images, 2)
     shown = [[int(cell or 0) for cell in row[1:]] for row in page.tables["confusion"][1:]]
     assert shown == matrix.tolist() and matrix.sum() > 15
     for entry, row in zip(result.sizes, page.tables["sizes"][1:]):
@@ -151,7 +151,7 @@ def test_the_page_names_no_other_place(tmp_path):
     assert policy.startswith("default-src 'none'")
 
 
-def test_pictures_are_inlined_once_and_small(tmp_path):
+def test_images_are_inlined_once_and_small(tmp_path):
     dataset, table = write_case(tmp_path / "set")
     text = write_report(tmp_path, dataset, table)
     found = re.findall(r'href="data:image/jpeg;base64,([^"]+)"', text)
@@ -160,28 +160,28 @@ def test_pictures_are_inlined_once_and_small(tmp_path):
         image = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
         assert image.shape == (120, 150, 3)
     shown = re.findall(r'<path class="box c(\d)( wrong)?" data-class="\1" d="([^"]+)"/>', text)
-    _, pictures = scored(dataset, table)
+    _, images = scored(dataset, table)
     boxes = sum(path.count("Z") for *_, path in shown)
-    assert boxes == sum(len(picture.boxes) + len(picture.record.boxes) for picture in pictures)
+    assert boxes == sum(len(each.boxes) + len(each.record.boxes) for each in images)
     wrong = sum(path.count("Z") for _, kind, path in shown if kind)
-    assert wrong == sum(picture.mistakes for picture in pictures)
+    assert wrong == sum(each.mistakes for each in images)
 
 
-def test_chosen_pictures_are_the_best_the_worst_and_the_most_crowded(tmp_path):
+def test_chosen_images_are_the_best_the_worst_and_the_most_crowded(tmp_path):
     dataset, table = write_case(tmp_path / "set", val=40)
-    _, pictures = scored(dataset, table)
-    chosen = choose_pictures(pictures)
+    _, images = scored(dataset, table)
+    chosen = choose_images(images)
     of_kind = {
         kind: [each for each, kinds in chosen if kind in kinds] for kind in ("best", "worst", "crowded")
     }
-    f1 = sorted(picture.f1 for picture in pictures)
-    assert sorted(picture.f1 for picture in of_kind["best"]) == f1[-EACH:]
-    assert sorted(picture.f1 for picture in of_kind["worst"]) == f1[:EACH] and f1[0] < f1[-1]
+    f1 = sorted(each.f1 for each in images)
+    assert sorted(each.f1 for each in of_kind["best"]) == f1[-EACH:]
+    assert sorted(each.f1 for each in of_kind["worst"]) == f1[:EACH] and f1[0] < f1[-1]
     assert len(of_kind["crowded"]) == EACH and len(chosen) <= 3 * EACH + MOST_FOR_CLASSES
 
 
 def test_a_rare_class_is_shown(tmp_path):
-    """Only one of forty pictures, neither best nor worst nor crowded, has the class."""
+    """Only one of forty images, neither best nor worst nor crowded, has the class."""
     root = write_tiles(tmp_path / "set", val=40)
     ann_file = root / "annotations" / "val.json"
     document = json.loads(ann_file.read_text())
@@ -194,12 +194,12 @@ def test_a_rare_class_is_shown(tmp_path):
         found = (0, 2) if record.id == 30 else range(2 + record.id % 2)
         for box in record.boxes[list(found)]:
             rows.append((record.id, (*box[:2], *(box[2:] - box[:2])), 0.9, 1))
-    chosen = choose_pictures(pair_pictures(dataset, np.array(rows, DETECTION), np.zeros(2)))
-    assert [picture.record.id for picture, kinds in chosen if kinds == ("class",)] == [30]
+    chosen = choose_images(pair_images(dataset, np.array(rows, DETECTION), np.zeros(2)))
+    assert [image.record.id for image, kinds in chosen if kinds == ("class",)] == [30]
 
 
 def test_statistics_of_the_set(tmp_path):
-    """All objects are 36 x 26 (side 30.6), but for one cut to 36 x 4 (side 12); three a picture."""
+    """All objects are 36 x 26 (side 30.6), but for one cut to 36 x 4 (side 12); three an image."""
     dataset, _ = write_case(tmp_path / "set")
     dataset.records[0].boxes[0, 3] = dataset.records[0].boxes[0, 1] + 4
     assert sections.size_counts(dataset) == {
@@ -243,7 +243,7 @@ def test_an_evaluation_without_any_detection_or_object(tmp_path):
     ann_file = root / "annotations" / "val.json"
     ann_file.write_text(json.dumps({**json.loads(ann_file.read_text()), "annotations": []}))
     empty = load_detection_set(root / "val", ann_file, ("ship", "plane"))
-    assert "no pictures" in write_report(tmp_path, empty, table[:0])
+    assert "no images" in write_report(tmp_path, empty, table[:0])
 
 
 def test_event_files_hold_the_scalars(tmp_path):

@@ -1,4 +1,4 @@
-"""The report in a real browser: no errors, no requests, filters work, all pictures load, no sideways scrolling.
+"""The report in a real browser: no errors, no requests, filters work, all images load, no sideways scrolling.
 
 Needs Chromium (CHROMIUM, or chromium or google-chrome on the PATH) and Python's playwright; skipped without.
 """
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium: apt-get insta
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    """(folder with report.html of hostile names, dataset, paired pictures)."""
+    """(folder with report.html of hostile names, dataset, paired images)."""
     folder = tmp_path_factory.mktemp("report")
     dataset, table = write_case(folder / "set", val=8, name=HOSTILE)
     rows = [
@@ -92,32 +92,32 @@ def test_no_errors_no_requests_and_no_sideways_scrolling(opened, options):
     assert red < 60 if options.get("color_scheme") == "dark" else red > 200
 
 
-def test_all_pictures_load(opened, case):
+def test_all_images_load(opened, case):
     page, messages, _ = opened[0]()
     sizes = page.evaluate(
         """Promise.all([...document.querySelectorAll("image")].map(async element => {
-            const picture = new Image();
-            picture.src = element.href.baseVal;
-            await picture.decode();
+            const image = new Image();
+            image.src = element.href.baseVal;
+            await image.decode();
             const box = element.getBoundingClientRect();
-            return [picture.naturalWidth, picture.naturalHeight, box.width > 100];
+            return [image.naturalWidth, image.naturalHeight, box.width > 100];
         }))"""
     )
     assert len(sizes) == len(case[2]) and all(size == [150, 120, True] for size in sizes)
     assert page.locator("use").count() == len(sizes) and messages == []
-    # The second panel shows the same picture: its middle is not the grey behind it.
+    # The second panel shows the same image: its middle is not the grey behind it.
     panel = page.locator("svg:has(use)").first
     assert len(set(panel.screenshot())) > 50
 
 
 def test_class_and_kind_filters(opened, case):
     page, messages, _ = opened[0]()
-    pictures = case[2]
+    images = case[2]
     visible = page.locator("figure:visible")
-    assert visible.count() == len(pictures)
+    assert visible.count() == len(images)
     assert page.locator("#class option").all_inner_texts()[2].startswith('"><script>')
     page.select_option("#class", "1")
-    having = [p for p in pictures if 1 in p.record.classes.tolist() or 1 in p.classes.tolist()]
+    having = [p for p in images if 1 in p.record.classes.tolist() or 1 in p.classes.tolist()]
     assert visible.count() == len(having)
     assert page.locator('path.box[data-class="0"]:visible').count() == 0
     assert page.locator('path.box[data-class="1"]:visible').count() > 0
@@ -129,5 +129,5 @@ def test_class_and_kind_filters(opened, case):
     assert page.input_value("#class") == "1" and visible.count() == few  # as a running page reloads itself
     page.select_option("#class", "")
     page.select_option("#kind", "")
-    assert visible.count() == len(pictures) and page.locator('path.box[data-class="0"]:visible').count() > 0
+    assert visible.count() == len(images) and page.locator('path.box[data-class="0"]:visible').count() > 0
     assert messages == []

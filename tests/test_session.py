@@ -1,4 +1,4 @@
-"""A whole evaluation with a network that knows the answers: metrics, files and pictures must say so."""
+"""A whole evaluation with a network that knows the answers: metrics, files and images must say so."""
 
 import csv
 import json
@@ -13,10 +13,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from src.detect.detections import write_coco_json
-from src.evaluation.analysis import PictureResult
+from src.evaluation.analysis import PairedImage
 from src.evaluation.coco_metrics import ClassResult, CocoResult, evaluate_coco
 from src.evaluation.recommendation import kinds_of, statistics_rows, threshold_rows, write_recommendation
-from src.evaluation.session import evaluate_set, load_validation_set, write_pictures
+from src.evaluation.session import evaluate_set, load_validation_set, write_images
 from src.runtime.device import Runtime
 from src.transforms import letterbox, stretch_for_eval
 from src.yolo_dataset import ImageRecord
@@ -86,27 +86,27 @@ def test_numbers_are_those_of_the_written_file(config, tmp_path, caplog):
     assert "Processing... 100.00% " in caplog.text and str(evaluation.json_file) in caplog.text
 
 
-def test_capped_pictures_are_counted(config, tmp_path, caplog):
+def test_capped_images_are_counted(config, tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="yolov4"):
         logging.getLogger("yolov4").addHandler(caplog.handler)
         _, evaluation = evaluate(config.replace(max_detections=2), tmp_path / "run", missed=0)
         logging.getLogger("yolov4").removeHandler(caplog.handler)
-    assert "5 of 5 pictures have more than max_detections=2" in caplog.text
+    assert "5 of 5 images have more than max_detections=2" in caplog.text
     assert len(evaluation.table) == 10
 
 
-def test_pictures_of_ground_truth_beside_detections(config, tmp_path):
+def test_images_of_ground_truth_beside_detections(config, tmp_path):
     dataset, evaluation = evaluate(config, tmp_path / "run", missed=0)
-    write_pictures(evaluation, dataset, tmp_path / "pictures", recommended=True)
+    write_images(evaluation, dataset, tmp_path / "pictures", recommended=True)
     written = sorted((tmp_path / "pictures").iterdir())
     assert [path.name for path in written] == [f"{number}.jpg" for number in range(1, 6)]
     assert cv2.imread(str(written[0])).shape == (120 + 24, 2 * 150 + 6, 3)
 
 
-def test_recommended_scores_as_tables_and_pictures_sorted(config, tmp_path):
-    """Of each of five pictures two ships and a plane, the first ship is not found: no false alarms, a miss in each."""
+def test_recommended_scores_as_tables_and_images_sorted(config, tmp_path):
+    """Of each of five images two ships and a plane, the first ship is not found: no false alarms, a miss in each."""
     dataset, evaluation = evaluate(config, tmp_path / "run", missed=1)
-    drawn = write_pictures(evaluation, dataset, tmp_path / "pictures", recommended=True)
+    drawn = write_images(evaluation, dataset, tmp_path / "pictures", recommended=True)
     folder = tmp_path / "recommend_result"
     for _ in range(2):  # a second time replaces the first
         write_recommendation(folder, evaluation.result, drawn)
@@ -169,13 +169,13 @@ def test_counts_are_those_of_pycocotools(config, tmp_path):
         ([], [], ["recall_ng_images"]),
     ],
 )
-def test_where_a_picture_is_sorted(classes, object_of, kinds):
+def test_where_a_image_is_sorted(classes, object_of, kinds):
     record = ImageRecord(1, "a.png", 9, 9, np.zeros((2, 4), np.float32), np.array([0, 1]), np.zeros((0, 4)))
     count = len(classes)
-    picture = PictureResult(
+    image = PairedImage(
         record, np.zeros((count, 4)), np.array(classes, int), np.zeros(count), np.array(object_of, int)
     )
-    assert kinds_of(picture) == kinds
+    assert kinds_of(image) == kinds
 
 
 def test_statistics_without_detections_or_objects():

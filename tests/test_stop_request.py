@@ -93,7 +93,7 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_ends_as_if_it_had_not_been(
 def test_a_second_interrupt_leaves_at_once(tiles, tmp_path):
     """While the first step is compiled, which takes seconds in which no step can end."""
     process = start(tiles, tmp_path, {**os.environ, "PYTHONUNBUFFERED": "1"}, "--max_epoch=500")
-    read_until(process, "train.json: 6 pictures")
+    read_until(process, "train.json: 6 images")
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     read_until(process, "SIGINT: stopping after the step under way")

@@ -174,7 +174,7 @@ def record(number, name, width=100, height=100):
 
 
 def test_merge_of_a_hand_made_scene_by_file_names(tmp_path):
-    """Two tiles of scene A with 20 columns in common, an object on the seam; and a picture that is no tile."""
+    """Two tiles of scene A with 20 columns in common, an object on the seam; and an image that is no tile."""
     records = [record(3, "A__x0__y0.png"), record(4, "A__x80__y0.png"), record(9, "B.png", 50, 60)]
     dataset = DetectionSet(records, NAMES, (1, 5, 7), tmp_path)
     table = np.array(

@@ -91,8 +91,8 @@ def test_targets_equal_a_loop_over_boxes(assigners, first, second, smooth):
     assigned, truth, classes, in_stride = (
         out.asnumpy() for out in assigners[smooth](Tensor(batch), INPUT_HW)
     )
-    for picture, boxes in enumerate(batch):
-        ours = dense_targets(assigned[picture], truth[:, picture], classes[picture], INPUT_HW)
+    for image, boxes in enumerate(batch):
+        ours = dense_targets(assigned[image], truth[:, image], classes[image], INPUT_HW)
         wanted = reference_targets(boxes, INPUT_HW, smooth)
         for level in range(3):
             np.testing.assert_allclose(ours[level], wanted[level], rtol=0, atol=1e-6)
@@ -105,7 +105,7 @@ def test_targets_equal_a_loop_over_boxes(assigners, first, second, smooth):
                 (np.abs(kept - share).max(1) < 1e-6).any() if len(kept) else False for share in shares
             ]
             # Of boxes that are alike the last one wins; the others share its coordinates.
-            won = {tuple(boxes[i, :4]) for i in np.flatnonzero(in_stride[picture, :, level])}
+            won = {tuple(boxes[i, :4]) for i in np.flatnonzero(in_stride[image, :, level])}
             assert won == {tuple(boxes[i, :4]) for i in np.flatnonzero(has_cell)}
 
 

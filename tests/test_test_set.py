@@ -46,9 +46,9 @@ def test_those_of_the_list_beside_the_folder(root, end):
     [
         (
             "000000000007.jpg\na.jpg\nb.jpg\n",
-            r"testdev2017.txt: 2 of its 3 pictures are not in .*test2017, first a.jpg",
+            r"testdev2017.txt: 2 of its 3 images are not in .*test2017, first a.jpg",
         ),
-        ("\n", "testdev2017.txt: names no picture; remove it"),
+        ("\n", "testdev2017.txt: names no image; remove it"),
         ("\udcff", "testdev2017.txt: cannot be read as text"),
     ],
 )

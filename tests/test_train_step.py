@@ -41,7 +41,7 @@ class Squares(nn.Cell):
 
 
 RATE, DECAY, MOMENTUM = 0.01, 0.1, 0.9
-IMAGES = np.random.default_rng(0).integers(0, 5, (3, 4, 2), np.uint8)  # 3 steps of 4 pictures
+IMAGES = np.random.default_rng(0).integers(0, 5, (3, 4, 2), np.uint8)  # 3 steps of 4 images
 TARGETS = np.random.default_rng(1).normal(0, 1, (3, 4)).astype(np.float32)
 
 

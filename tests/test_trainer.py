@@ -156,12 +156,12 @@ def test_same_seed_same_losses_other_seed_others(finished, tiles, tmp_path):
     assert losses(other) != losses(again)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_pictures(tiles, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_images(tiles, tmp_path):
     config = tiny_config(tiles, tmp_path, "--lr=1e18", "--warmup_epochs=0")
     with pytest.raises(UserError) as caught:
         run(config)
     assert re.search(
-        r"the loss is (nan|inf) at epoch \d, step \d, pictures: .*train/\d\.png", str(caught.value)
+        r"the loss is (nan|inf) at epoch \d, step \d, images: .*train/\d\.png", str(caught.value)
     )
     last = max(
         (path for path in tmp_path.rglob("*.ckpt")), default=None, key=lambda path: path.stat().st_mtime
@@ -270,7 +270,7 @@ def detections_in(folder):
 
 
 def test_test_py_needs_no_annotations(untrained, tiles, tmp_path):
-    """A folder of pictures with any names: detections by id, and which picture an id means."""
+    """A folder of images with any names: detections by id, and which image an id means."""
     (tmp_path / "set" / "test").mkdir(parents=True)
     for number, name in ((1, "harbour b.png"), (2, "a.png")):
         (tmp_path / "set" / "test" / name).write_bytes((tiles / "val" / f"{number}.png").read_bytes())

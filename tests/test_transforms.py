@@ -29,7 +29,7 @@ from tests.markers import corner_points, find, marked
 PLAIN = TrainAugment(hue=0.0, saturation=1.0, value=1.0, filters=("bilinear",))
 
 
-def marked_picture(width, height, boxes):
+def marked_image(width, height, boxes):
     """Black, with a white rectangle in each box."""
     image = np.zeros((height, width, 3), np.uint8)
     for x1, y1, x2, y2 in np.asarray(boxes, int):
@@ -51,9 +51,9 @@ sides = st.integers(20, 1500)
 @given(w=sides, h=sides, box=st.lists(st.floats(0, 1), min_size=4, max_size=4), enlarge=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_geometry_inverse_undoes_forward(w, h, box, enlarge):
-    picture = np.zeros((h, w, 3), np.uint8)
+    image = np.zeros((h, w, 3), np.uint8)
     boxes = np.array([box]) * (w, h, w, h)
-    for _, geometry in (stretch_for_eval(picture, (96, 160)), letterbox(picture, (96, 160), enlarge)):
+    for _, geometry in (stretch_for_eval(image, (96, 160)), letterbox(image, (96, 160), enlarge)):
         np.testing.assert_allclose(geometry.inverse(geometry.forward(boxes)), boxes, atol=1e-3 * max(w, h))
 
 
@@ -61,7 +61,7 @@ def test_geometry_inverse_undoes_forward(w, h, box, enlarge):
 @settings(max_examples=40, deadline=None)
 def test_letterbox_boxes_follow_the_pixels(w, h, enlarge):
     box = np.array([[w // 4, h // 3, w // 2 + 4, h // 2 + 6]], np.float32)
-    canvas, geometry = letterbox(marked_picture(w, h, box), (160, 192), enlarge)
+    canvas, geometry = letterbox(marked_image(w, h, box), (160, 192), enlarge)
     assert canvas.shape == (160, 192, 3)
     if not enlarge:
         assert geometry.scale_x <= 1.001 and geometry.scale_y <= 1.001
@@ -91,7 +91,7 @@ def test_letterbox_maps_boxes_onto_the_markers_of_their_corners(w, h, input_hw, 
         for channel in range(len(shown)):
             edged = np.pad(
                 canvas, ((1, 1), (1, 1), (0, 0)), constant_values=128
-            )  # a picture may fill the input
+            )  # an image may fill the input
             found.append(find(edged, channel)[0] - 1)
     upper_left, upper_right, lower_left, _ = found
     box = geometry.forward(np.array([[x1, y1, x2, y2]], np.float32))[0]
@@ -109,7 +109,7 @@ def test_augmented_boxes_lie_on_their_objects(seed, side, scaled):
     boxes = np.array(
         [[20, 30, 120, 90], [200, 40, 290, 150], [60, 180, 130, 280], [220, 220, 280, 260]], np.float32
     )
-    image = marked_picture(320, 310, boxes)
+    image = marked_image(320, 310, boxes)
     augment = TrainAugment(
         hue=0.0, saturation=1.0, value=1.0, each_multiscale=scaled, filters=("nearest", "bilinear")
     )  # the others ring at edges
@@ -140,7 +140,7 @@ def test_classes_stay_with_their_boxes():
 
 
 def test_flip_happens_at_its_probability():
-    image = marked_picture(100, 100, [[10, 10, 30, 90]])
+    image = marked_image(100, 100, [[10, 10, 30, 90]])
     boxes, classes = np.array([[10, 10, 30, 90]], np.float32), np.zeros(1, int)
     augment = TrainAugment(hue=0, saturation=1, value=1, each_multiscale=False, flip=0.25)
     flipped = sum(
@@ -151,7 +151,7 @@ def test_flip_happens_at_its_probability():
 
 
 def test_published_crops(fixtures):
-    """Boxes that the published crop makes of a picture's, those whose centre leaves the input among them."""
+    """Boxes that the published crop makes of an image's, those whose centre leaves the input among them."""
     golden = np.load(fixtures / "crop_boxes.npz")
     of_centres_outside = 0
     for case in range(int(golden["cases"])):
@@ -174,16 +174,16 @@ def test_published_colours(fixtures):
         assert np.abs(ours.astype(int) - golden[f"{case}:result"]).max() <= 1
 
 
-def golden_picture(number, width, height):
+def golden_image(number, width, height):
     """By the rule in tests/fixtures/README.md."""
-    picture = np.full((height, width, 3), 36 * number, np.uint8)
-    picture[..., 0] = np.linspace(0, 255, width).astype(np.uint8)
-    picture[..., 1] = np.linspace(0, 255, height).astype(np.uint8)[:, None]
-    return picture
+    image = np.full((height, width, 3), 36 * number, np.uint8)
+    image[..., 0] = np.linspace(0, 255, width).astype(np.uint8)
+    image[..., 1] = np.linspace(0, 255, height).astype(np.uint8)[:, None]
+    return image
 
 
 def golden_samples(golden):
-    """Picture, boxes and classes of each image id of the golden document."""
+    """Image, boxes and classes of each image id of the golden document."""
     document = json.loads(str(golden["annotations"]))
     order = golden["category_order"].tolist()
     samples = {}
@@ -192,7 +192,7 @@ def golden_samples(golden):
         boxes = np.array([entry["bbox"] for entry in found], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         classes = np.array([order.index(entry["category_id"]) for entry in found], int)
-        samples[image["id"]] = golden_picture(number, image["width"], image["height"]), boxes, classes
+        samples[image["id"]] = golden_image(number, image["width"], image["height"]), boxes, classes
     return samples
 
 
@@ -208,7 +208,7 @@ def test_published_mosaics(fixtures):
         assert classes.tolist() == golden[f"{case}:labels"][:, 4].tolist()
 
 
-def test_mosaics_are_cropped_as_any_picture():
+def test_mosaics_are_cropped_as_any_image():
     """The canvas of four greys goes through the crop; the centre, found in the input, is drawn in 192 to 576."""
     samples = [
         (
@@ -250,7 +250,7 @@ def without_ties(difference, image, new_wh, corner, name):
 @pytest.mark.parametrize("new_wh", [(257, 131), (53, 31), (100, 60), (93, 201), (613, 20)])
 @pytest.mark.parametrize("pad", [(-20, -10), (7, 5), (0, 0)])
 def test_place_equals_pillow_then_paste(name, new_wh, pad):
-    """Against the definition: Pillow resizes the whole picture, then the input shows what it shows."""
+    """Against the definition: Pillow resizes the whole image, then the input shows what it shows."""
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.integers(0, 256, (60, 100, 3), np.uint8), (0, 0), 0.7)
     ours = place(image, ResizeGeometry(new_wh[0] / 100, new_wh[1] / 60, *pad), new_wh, (128, 160), name)
@@ -261,7 +261,7 @@ def test_place_equals_pillow_then_paste(name, new_wh, pad):
     assert without_ties(difference, image, new_wh, (-pad[0], -pad[1]), name).max() <= 1
 
 
-def test_a_window_of_a_large_picture_is_that_of_the_whole():
+def test_a_window_of_a_large_image_is_that_of_the_whole():
     """Random windows of random sizes, each filter: at most one grey level from Pillow's."""
     rng = np.random.default_rng(3)
     image = cv2.GaussianBlur(rng.integers(0, 256, (601, 599, 3), np.uint8), (0, 0), 0.7)
@@ -298,8 +298,8 @@ def test_filters_are_drawn_as_published():
     assert (np.abs([counts[look] for look in looks] - expected) < 4 * np.sqrt(expected * 0.8)).all()
 
 
-def test_the_grey_around_a_picture_changes_with_the_colours():
-    """As published: colours are changed after the picture lies on the grey."""
+def test_the_grey_around_a_image_changes_with_the_colours():
+    """As published: colours are changed after the image lies on the grey."""
     image = np.full((20, 20, 3), 128, np.uint8)
     tables = colour_tables(0.05, 1.3, 0.7)
     canvas = place(image, ResizeGeometry(1, 1, 4, 6), (20, 20), (40, 40), "nearest", tables)
@@ -307,7 +307,7 @@ def test_the_grey_around_a_picture_changes_with_the_colours():
 
 
 def test_small_objects_do_not_vanish_where_one_axis_shrinks():
-    """Lines one pixel wide, each eighth column, shrunk eight times across while the picture grows in height."""
+    """Lines one pixel wide, each eighth column, shrunk eight times across while the image grows in height."""
     image = np.zeros((40, 320, 3), np.uint8)
     image[:, 3::8] = 240
     for name in ("bilinear", "bicubic", "lanczos"):
@@ -345,7 +345,7 @@ def test_clip_boxes_by_hand():
 
 @pytest.mark.parametrize("keep_cut", [True, False])
 def test_crops_keep_what_is_left_of_cut_boxes_by_option(keep_cut):
-    """A box as large as the picture: what is left is kept although the centre may be outside."""
+    """A box as large as the image: what is left is kept although the centre may be outside."""
     image, boxes = (
         np.zeros((100, 100, 3), np.uint8),
         np.array([[0, 0, 100, 100], [0, 0, 100, 30]], np.float32),
@@ -362,8 +362,8 @@ def test_crops_keep_what_is_left_of_cut_boxes_by_option(keep_cut):
     assert outside > 20 if keep_cut else outside == 0
 
 
-def test_the_whole_picture_is_taken_where_no_draw_keeps_a_box():
-    """A box of half a pixel in the input can be in no crop; the picture is then stretched, as published."""
+def test_the_whole_image_is_taken_where_no_draw_keeps_a_box():
+    """A box of half a pixel in the input can be in no crop; the image is then stretched, as published."""
     rng = np.random.default_rng(0)
     image, boxes = rng.integers(0, 256, (300, 200, 3), np.uint8), np.array([[50, 60, 50.1, 60.1]], np.float32)
     augment = TrainAugment(hue=0, saturation=1, value=1, flip=0, filters=("bicubic",))
@@ -373,7 +373,7 @@ def test_the_whole_picture_is_taken_where_no_draw_keeps_a_box():
         assert np.abs(canvas.astype(int) - stretch_for_eval(image, (96, 128))[0]).max() <= 4  # HSV in 8 bits
 
 
-def test_a_picture_without_objects_passes():
+def test_a_image_without_objects_passes():
     canvas, boxes, classes = TrainAugment()(
         np.random.default_rng(0),
         np.zeros((50, 60, 3), np.uint8),

@@ -1,4 +1,4 @@
-"""Pictures of boxes: what is drawn where, and what is left clear."""
+"""Images of boxes: what is drawn where, and what is left clear."""
 
 import numpy as np
 
@@ -63,14 +63,14 @@ def test_crowded_class_has_a_legend_instead_of_labels():
     assert (drawn[:20, :45] == class_colour(1)).all(axis=-1).any()
 
 
-def test_boxes_beyond_the_picture_and_none_at_all():
+def test_boxes_beyond_the_image_and_none_at_all():
     image = grey(40)
     wild = np.array([[-1e9, -5, 1e9, 1e12], [10, 10, 10, 10]], np.float32)
     assert draw_boxes(image, wild, np.array([0, 2]), NAMES).shape == image.shape
     assert (draw_boxes(image, np.zeros((0, 4)), np.zeros(0, int), NAMES, np.zeros(0)) == image).all()
 
 
-def test_side_by_side_keeps_both_pictures():
+def test_side_by_side_keeps_both_images():
     left, right = np.full((50, 60, 3), 10, np.uint8), np.full((50, 60, 3), 200, np.uint8)
     both = side_by_side(left, right, ("ground truth: 1", "detections: 2"))
     assert (both[-50:, :60] == left).all() and (both[-50:, -60:] == right).all()

@@ -281,12 +281,12 @@ class Outputs(nn.Cell):
         return (raw32, raw16, raw8), self.decoder(raw32, raw16, raw8), last
 
 
-def our_outputs(network, config, picture):
-    """Raw maps and decoded cells of strides 8, 16, 32, and the backbone's last map, of a picture in 0..1."""
+def our_outputs(network, config, image):
+    """Raw maps and decoded cells of strides 8, 16, 32, and the backbone's last map, of an image in 0..1."""
     mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (config.image_mean, config.image_std))
     network.set_train(False)
     decoder = YoloDecoder(config.anchor_scales, config.scale_x_y)
-    raw, decoded, last = Outputs(network, decoder)(Tensor((picture - mean) / std))
+    raw, decoded, last = Outputs(network, decoder)(Tensor((image - mean) / std))
     raw = [level.asnumpy() for level in reversed(raw)]
     decoded = [level.asnumpy().reshape(-1, level.shape[-1]) for level in reversed(decoded)]
     return raw, decoded, last.asnumpy()
@@ -322,7 +322,7 @@ def test_opencv_4_computes_the_same(tmp_path, fixtures, case):
         convert(config, tmp_path / f"{case}.weights", tmp_path / "converted.ckpt")
         load = load_backbone if case == "backbone" else load_network
         load(network, tmp_path / "converted.ckpt")
-    raw, decoded, last = our_outputs(network, config, darknet_cases.input_picture())
+    raw, decoded, last = our_outputs(network, config, darknet_cases.input_image())
     if case == "backbone":
         np.testing.assert_allclose(found["map"], last, rtol=0, atol=1e-3)
     else:
@@ -347,7 +347,7 @@ def opencv4(pytestconfig) -> str:
 @pytest.mark.slow
 def test_full_size_network_in_opencv_4(tmp_path, opencv4):
     """yolov4.weights' own layout with random values, and our export of a network with published options."""
-    picture = np.random.default_rng(6).uniform(0, 1, (1, 3, 96, 128)).astype(np.float32)
+    image = np.random.default_rng(6).uniform(0, 1, (1, 3, 96, 128)).astype(np.float32)
     plain = ["--image_mean=0,0,0", "--image_std=1,1,1", "--downsample_padding=symmetric"]
     config = load_config([*plain, "--test_img_shape=96,128"])
     network = build_network(config)
@@ -363,8 +363,8 @@ def test_full_size_network_in_opencv_4(tmp_path, opencv4):
     weights = write_random_weights(tmp_path / "yolov4.weights", cfg.read_text(), gain=1.0)
     convert(config, weights, tmp_path / "yolov4.ckpt")
     assert len(load_network(network, tmp_path / "yolov4.ckpt").matched) == 541
-    found = darknet_cases.run_opencv(opencv4, cfg, weights, picture)
-    assert_equal_outputs(found, *our_outputs(network, config, picture)[:2])
+    found = darknet_cases.run_opencv(opencv4, cfg, weights, image)
+    assert_equal_outputs(found, *our_outputs(network, config, image)[:2])
     weights.unlink()
 
     config = load_config(["--test_img_shape=96,128"])
@@ -372,5 +372,5 @@ def test_full_size_network_in_opencv_4(tmp_path, opencv4):
     fill_golden(network)
     ms.save_checkpoint(network, str(tmp_path / "ours.ckpt"))
     convert(config, tmp_path / "ours.ckpt", tmp_path / "ours.weights")
-    found = darknet_cases.run_opencv(opencv4, tmp_path / "ours.cfg", tmp_path / "ours.weights", picture)
-    assert_equal_outputs(found, *our_outputs(network, config, picture)[:2])
+    found = darknet_cases.run_opencv(opencv4, tmp_path / "ours.cfg", tmp_path / "ours.weights", image)
+    assert_equal_outputs(found, *our_outputs(network, config, image)[:2])

@@ -197,10 +197,10 @@ def test_pytorch_network_computes_the_same(tmp_path):
     for parameter in network.get_parameters():
         parameter.set_data(Tensor(result.values[parameter.name]))
     network.set_train(False)
-    picture = darknet_cases.input_picture()
+    image = darknet_cases.input_image()
     with torch.no_grad():
-        wanted = [head.numpy() for head in theirs(torch.from_numpy(picture))]
-    found = [level.asnumpy() for level in network(Tensor(picture))][::-1]
+        wanted = [head.numpy() for head in theirs(torch.from_numpy(image))]
+    found = [level.asnumpy() for level in network(Tensor(image))][::-1]
     for ours, head in zip(found, wanted):
         np.testing.assert_allclose(ours, head, rtol=0, atol=2e-4)
 

@@ -48,17 +48,17 @@ def test_boxes_classes_and_category_ids(tmp_path):
     assert first.boxes.tolist() == [[10, 20, 40, 60], [0, 0, 5, 5]]
     assert first.classes.tolist() == [1, 0]
     assert second.boxes.shape == (0, 4)
-    assert dataset.describe() == f"{tmp_path / 't.json'}: 2 pictures, 2 objects"
+    assert dataset.describe() == f"{tmp_path / 't.json'}: 2 images, 2 objects"
 
 
-def test_pictures_without_objects_by_option(tmp_path):
+def test_images_without_objects_by_option(tmp_path):
     kept = load_detection_set(*write(tmp_path), NAMES, keep_empty=False)
     assert [record.id for record in kept.records] == [5]
-    assert kept.dropped == {"pictures without objects": 1}
+    assert kept.dropped == {"images without objects": 1}
 
 
-def test_published_choice_of_pictures(tmp_path, fixtures):
-    """Left out: pictures without a box that is wider and higher than a pixel; crowd boxes count as targets."""
+def test_published_choice_of_images(tmp_path, fixtures):
+    """Left out: images without a box that is wider and higher than a pixel; crowd boxes count as targets."""
     golden = np.load(fixtures / "dataset_and_mosaic.npz")
     document = json.loads(str(golden["annotations"]))
     ids = {category["name"]: category["id"] for category in document["categories"]}
@@ -71,13 +71,13 @@ def test_published_choice_of_pictures(tmp_path, fixtures):
 
     published = kept(keep_empty=False, crowd_targets=True)
     assert [record.id for record in published.records] == golden["kept_image_ids"].tolist()
-    assert published.dropped == {"pictures without objects": 2}
+    assert published.dropped == {"images without objects": 2}
     assert [ids[name] for name in published.class_names] == golden["category_order"].tolist()
     assert published.category_ids == tuple(golden["category_order"].tolist())
     objects = sum(entry["image_id"] in golden["kept_image_ids"] for entry in document["annotations"])
     assert sum(len(record.boxes) for record in published.records) == objects
     crowds = {entry["image_id"] for entry in document["annotations"] if entry["iscrowd"]}
-    without = kept(keep_empty=False)  # a picture of crowds alone has nothing to learn from then
+    without = kept(keep_empty=False)  # an image of crowds alone has nothing to learn from then
     assert {record.id for record in published.records} - {record.id for record in without.records} == {23}
     assert 23 in crowds and sum(len(record.ignored) for record in without.records) == 2
     assert len(kept().records) == len(document["images"])
@@ -87,7 +87,7 @@ def test_odd_boxes_are_dropped_and_counted_or_refused(tmp_path):
     odd = {
         "not finite": [float("nan"), 0, 5, 5],
         "without area": [10, 10, 0, 5],
-        "outside its picture": [200, 10, 5, 5],
+        "outside its image": [200, 10, 5, 5],
     }
     annotations = [annotation(id=k, bbox=box) for k, box in enumerate(odd.values())]
     annotations += [annotation(id=7, bbox=[90, 70, 50, 50]), annotation(id=8, bbox=[-5, 3, 10, -2])]
@@ -96,7 +96,7 @@ def test_odd_boxes_are_dropped_and_counted_or_refused(tmp_path):
     assert dataset.dropped == {
         "boxes: not finite": 1,
         "boxes: without area": 2,
-        "boxes: outside its picture": 1,
+        "boxes: outside its image": 1,
     }
     assert dataset.records[0].boxes.tolist() == [[90, 70, 100, 80]]  # clipped
     for number, (reason, box) in enumerate(odd.items()):
@@ -118,7 +118,7 @@ def test_annotations_that_cannot_be_used_are_refused_or_dropped_and_counted(tmp_
     assert dataset.records[0].width == BASE["images"][0]["width"]  # the first entry counts
     assert dataset.dropped == {
         "annotations that cannot be used": 5,
-        "picture entries of an id that is there twice": 1,
+        "image entries of an id that is there twice": 1,
     }
     for entry in odd:
         with pytest.raises(UserError, match="annotation"):
@@ -126,8 +126,8 @@ def test_annotations_that_cannot_be_used_are_refused_or_dropped_and_counted(tmp_
 
 
 @pytest.mark.parametrize("annotated", [(50, 40), (200, 160)])
-def test_a_picture_of_another_size_than_annotated_is_refused_or_taken_as_it_is(tmp_path, annotated):
-    """The picture is 100 x 80; its boxes keep their pixels and are clipped to what the picture has."""
+def test_a_image_of_another_size_than_annotated_is_refused_or_taken_as_it_is(tmp_path, annotated):
+    """The image is 100 x 80; its boxes keep their pixels and are clipped to what the image has."""
     width, height = annotated
     entry = {**BASE["images"][0], "width": width, "height": height}
     boxes = [annotation(id=1, bbox=[30, 20, 15, 10]), annotation(id=2, bbox=[90, 70, 20, 30])]
@@ -139,15 +139,15 @@ def test_a_picture_of_another_size_than_annotated_is_refused_or_taken_as_it_is(t
     record = dataset.records[0]
     assert (record.width, record.height) == (100, 80) and dataset.resized == 1
     assert record.boxes.tolist() == [[30, 20, 45, 30], [90, 70, 100, 80]]
-    assert "1 pictures of another size than annotated" in dataset.describe()
+    assert "1 images of another size than annotated" in dataset.describe()
     assert read_rgb(record.path, (record.width, record.height)).shape == (80, 100, 3)
 
 
-def test_a_turned_picture_is_not_repaired(tmp_path):
+def test_a_turned_image_is_not_repaired(tmp_path):
     """Its boxes would lie on other objects, without any error."""
     entry = {**BASE["images"][0], "width": 80, "height": 100}
     image_dir, ann_file = write(tmp_path, images=[entry], annotations=[annotation(id=1)])
-    with pytest.raises(UserError, match="turned picture"):
+    with pytest.raises(UserError, match="turned image"):
         load_detection_set(image_dir, ann_file, NAMES, wrong_sizes="repair")
 
 
@@ -155,7 +155,7 @@ def test_crowds_and_ignored_are_no_targets(tmp_path):
     annotations = [annotation(id=1, iscrowd=1), annotation(id=2, ignore=1), annotation(id=3)]
     dataset = load_detection_set(*write(tmp_path, annotations=annotations), NAMES)
     assert len(dataset.records[0].boxes) == 1 and dataset.records[0].ignored.shape == (2, 4)
-    assert dataset.describe().endswith("2 pictures, 1 objects, 2 ignored regions")
+    assert dataset.describe().endswith("2 images, 1 objects, 2 ignored regions")
     dataset = load_detection_set(*write(tmp_path, annotations=annotations), NAMES, crowd_targets=True)
     assert len(dataset.records[0].boxes) == 2 and dataset.records[0].ignored.shape == (1, 4)
 
@@ -234,7 +234,7 @@ def test_an_empty_annotation_file(tmp_path):
     with pytest.raises(UserError, match="no valid JSON"):
         load_detection_set(folder, file, NAMES)
     write(tmp_path, annotations=[])
-    with pytest.raises(UserError, match="no picture with objects is left"):
+    with pytest.raises(UserError, match="no image with objects is left"):
         load_detection_set(folder, file, NAMES, keep_empty=False)
     file.write_text("[]")
     with pytest.raises(UserError, match="not a COCO annotation file"):

@@ -1,4 +1,4 @@
-"""A set in MindYOLO's layout is trained on as it lies: lists or folders of pictures with YOLO's text labels."""
+"""A set in MindYOLO's layout is trained on as it lies: lists or folders of images with YOLO's text labels."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ WORDS = ["--labels=ship,plane,bridge", "--per_batch_size=1", "--training_shape=6
 
 @pytest.fixture
 def coco(tmp_path) -> Path:
-    """Three pictures of 100x80: boxes, outlines with a line written twice, and none; a validation set in JSON."""
+    """Three images of 100x80: boxes, outlines with a line written twice, and none; a validation set in JSON."""
     root = tmp_path / "coco"
     for name, shade in (("train2017/12", 10), ("train2017/7", 20), ("train2017/30", 30), ("val2017/1", 40)):
         path = root / "images" / f"{name}.jpg"
@@ -93,13 +93,13 @@ def test_mistakes_are_named(coco):
     with pytest.raises(UserError, match=r"12\.txt:2: class 3 is not one of the 3 classes"):
         train_set(coco)
     (coco / "train2017.txt").write_text("./images/train2017/30.jpg\n")
-    with pytest.raises(UserError, match=r"none of its 1 pictures has a label file, expected .*30\.txt"):
+    with pytest.raises(UserError, match=r"none of its 1 images has a label file, expected .*30\.txt"):
         train_set(coco)
     (coco / "train2017.txt").write_text("../away.jpg\n")
     with pytest.raises(UserError, match=r"away\.jpg"):
         train_set(coco)
     (coco / "train2017.txt").write_text("\n")
-    with pytest.raises(UserError, match=r"train2017\.txt: names no pictures"):
+    with pytest.raises(UserError, match=r"train2017\.txt: names no images"):
         train_set(coco)
 
 

@@ -36,22 +36,22 @@ def options_of(program: str, words: list[str] = OPTIONS) -> list[str]:
 
 
 def write_tiles(root: Path, train: int = 6, val: int = 3) -> Path:
-    """Pictures with bright (ship) and red (plane) rectangles on noise, in the layout of `data_dir`."""
+    """Images with bright (ship) and red (plane) rectangles on noise, in the layout of `data_dir`."""
     rng = np.random.default_rng(0)
     (root / "annotations").mkdir(parents=True)
     for split, count in (("train", train), ("val", val)):
         (root / split).mkdir()
         images, annotations = [], []
         for number in range(1, count + 1):
-            picture = rng.integers(0, 90, (120, 150, 3), np.uint8)
+            image = rng.integers(0, 90, (120, 150, 3), np.uint8)
             for label in (1, 2, 1):
                 x, y = int(rng.integers(0, 110)), int(rng.integers(0, 90))
-                picture[y : y + 26, x : x + 36] = (250, 250, 250) if label == 1 else (30, 30, 220)
+                image[y : y + 26, x : x + 36] = (250, 250, 250) if label == 1 else (30, 30, 220)
                 annotations.append(
                     {"id": len(annotations) + 1, "image_id": number, "category_id": label, "bbox": [x, y, 36, 26],
                      "area": 36 * 26, "iscrowd": 0}
                 )  # fmt: skip
-            cv2.imwrite(str(root / split / f"{number}.png"), picture)
+            cv2.imwrite(str(root / split / f"{number}.png"), image)
             images.append({"id": number, "file_name": f"{number}.png", "width": 150, "height": 120})
         categories = [{"id": index, "name": name} for index, name in enumerate(NAMES, start=1)]
         document = {"images": images, "annotations": annotations, "categories": categories}

@@ -16,7 +16,7 @@ import numpy as np
 from src.base.atomic import write_json
 from src.base.errors import reports_mistakes
 from src.config import Config, load_config
-from src.datasets.check import check_boxes, check_pictures, check_set
+from src.datasets.check import check_boxes, check_images, check_set
 from src.datasets.findings import Findings, report
 from src.logger import progress_bar
 from src.runtime.collectives import data_threads
@@ -39,10 +39,10 @@ def check(config: Config, args: argparse.Namespace) -> tuple[Findings, dict[str,
         folder, ann_file = resolve_set(config.data_dir, split, ann_file)
         crowd_targets = split == "train" and config.crowd_targets  # evaluation ignores crowds
         sets.append(check_set(split, folder, ann_file, config.labels, findings, crowd_targets))
-    total = len({picture.path for checked in sets for picture in checked.pictures})
+    total = len({image.path for checked in sets for image in checked.images})
     workers = data_threads(Runtime(), config.num_parallel_workers)
-    with progress_bar(total, "pictures", "picture") as bar:
-        check_pictures(sets, findings, decode=args.decode, workers=workers, progress=bar.update)
+    with progress_bar(total, "images", "image") as bar:
+        check_images(sets, findings, decode=args.decode, workers=workers, progress=bar.update)
     statistics = {
         checked.split: check_boxes(
             checked,

@@ -2,7 +2,7 @@
 
 --src has, for voc, Annotations/ and JPEGImages/ (and ImageSets/Main/{train,val}.txt); for yolo, images/ and labels/
 (by folders train and val, by lists, or by a data.yaml); for dota, images/ and labelTxt/, or these in train/ and val/.
-Where the source has no split of its own, a share of the pictures is held out by chance.
+Where the source has no split of its own, a share of the images is held out by chance.
 """
 
 import argparse
@@ -43,14 +43,18 @@ def main(argv: list[str] | None = None) -> int:
     add("--seed", type=int, default=1, help="of the draw [1]")
     add("--train_split", default="train", help="list or folder that becomes train [train]")
     add("--val_split", default="val", help="list or folder that becomes val [val]")
-    add("--images", type=Path, help="folder of the pictures, where it is another")
+    add("--images", type=Path, help="folder of the images, where it is another")
     add("--annotations", type=Path, help="folder of the label files, where it is another")
     add(
-        "--pictures", choices=PLACING, default="link", help="symbolic links to the pictures, or copies [link]"
+        "--placing",
+        "--pictures",  # as it was called at first
+        choices=PLACING,
+        default="link",
+        help="symbolic links to the images, or copies [link]",
     )
     add("--drop_other_classes", action="store_true", help="leave out objects that --labels does not name")
     add("--ignore_difficult", action="store_true", help="objects marked difficult are no targets")
-    add("--skip_missing", action="store_true", help="leave out labels whose pictures are missing")
+    add("--skip_missing", action="store_true", help="leave out labels whose images are missing")
     add("--zero_based", action="store_true", help="voc: coordinates count from 0, not from 1")
     args = parser.parse_args(argv)
     if args.seed < 0 or not 0 <= (args.val_share or 0) < 1:
@@ -61,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     result = write_coco(
         found,
         args.out,
-        WriteOptions(args.labels, args.drop_other_classes, args.ignore_difficult, args.pictures),
+        WriteOptions(args.labels, args.drop_other_classes, args.ignore_difficult, args.placing),
     )
     print(result)
     return 0

@@ -1,4 +1,4 @@
-"""Find anchor_scales for a data set's own boxes, scaled to the network's input as evaluation scales pictures.
+"""Find anchor_scales for a data set's own boxes, scaled to the network's input as evaluation scales images.
 
 The present anchors, data_dir, ann_file, letterbox and seed are options as of train.py (--config FILE, --NAME=VALUE).
 """

@@ -42,17 +42,17 @@ def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Pa
     for number, batch in enumerate(islice(loader.epoch(epoch), batches)):
         input_hw = tuple(batch.images.shape[2:])
         assigned, truth, _, _ = (value.asnumpy() for value in assigner(ms.Tensor(batch.boxes), input_hw))
-        pictures = []
+        images = []
         for row, path in enumerate(batch.paths):
             rows = batch.boxes[row]
             rows = rows[(rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]
             found = assigned_anchors(assigned[row], truth[:, row], input_hw, anchors)
             image = np.ascontiguousarray(batch.images[row].transpose(1, 2, 0))
-            pictures.append(
+            images.append(
                 draw_sample(image, rows[:, :4], rows[:, 4].astype(int), found, config.labels, path.name)
             )
         target = out / f"epoch{epoch}_batch{number}.png"
-        write_image(target, contact_sheet(pictures, columns))
+        write_image(target, contact_sheet(images, columns))
         written.append(target)
     return written
 
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/batches"), help="folder [outputs/batches]")
     parser.add_argument("--batches", type=int, default=2, help="how many [2]")
     parser.add_argument("--epoch", type=int, default=0, help="epoch whose draws are shown, from 0 [0]")
-    parser.add_argument("--columns", type=int, default=2, help="pictures side by side [2]")
+    parser.add_argument("--columns", type=int, default=2, help="images side by side [2]")
     args, rest = parser.parse_known_args(argv)
     if args.batches < 1 or args.epoch < 0 or args.columns < 1:
         parser.error("--batches and --columns must be 1 or more and --epoch 0 or more")

@@ -96,20 +96,20 @@ def network_config(width: float, layers: list[int]) -> Config:
 
 
 def its_labels(boxes: np.ndarray, size: int) -> np.ndarray:
-    """(N, max_box, 5) x1 y1 x2 y2 class to its (N, 160, 6) picture, class, x, y, w, h in 0..1, padded with -1."""
+    """(N, max_box, 5) x1 y1 x2 y2 class to its (N, 160, 6) image, class, x, y, w, h in 0..1, padded with -1."""
     labels = np.full((len(boxes), PADDED_BOXES, 6), -1, np.float32)
-    for picture, rows in enumerate(boxes):
+    for image, rows in enumerate(boxes):
         rows = rows[(rows[:, 2:4] > rows[:, :2]).all(1)][:PADDED_BOXES]
         corners = rows[:, :4] / size
-        filled = labels[picture, : len(rows)]
-        filled[:, 0], filled[:, 1] = picture, rows[:, 4]
+        filled = labels[image, : len(rows)]
+        filled[:, 0], filled[:, 1] = image, rows[:, 4]
         filled[:, 2:4] = (corners[:, :2] + corners[:, 2:]) / 2
         filled[:, 4:] = corners[:, 2:] - corners[:, :2]
     return labels
 
 
 def train_case(classes: int, size: int, data: str, width: float, layers: list[int]) -> Case:
-    """A whole step: forward, loss, backward, Momentum; pictures arrive as float32 in 0..1, as its loader has it."""
+    """A whole step: forward, loss, backward, Momentum; images arrive as float32 in 0..1, as its loader has it."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_device("CPU")
     ms.set_seed(0)

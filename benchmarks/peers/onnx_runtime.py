@@ -7,7 +7,7 @@ from benchmarks.peers.serve import Case, serve
 
 
 def forward_case(path: str, size: int, batch: int, threads: int) -> Case:
-    """One call on float32 pictures."""
+    """One call on float32 images."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

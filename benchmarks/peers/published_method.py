@@ -1,6 +1,6 @@
 """The method of the published augmentation and post-processing, written from its description, for the benchmark.
 
-Augmentation: PIL resize of the whole picture to its random size, pasted on a grey canvas; flip; colours through
+Augmentation: PIL resize of the whole image to its random size, pasted on a grey canvas; flip; colours through
 float HSV of every pixel; mean and deviation on the host. Post-processing: a Python loop over all boxes of all heads
 that fills a list a class, then greedy DIoU suppression a class.
 """
@@ -36,7 +36,7 @@ def hsv_to_rgb(hsv: np.ndarray) -> np.ndarray:
 def augment(
     image: np.ndarray, boxes: np.ndarray, rng: np.random.Generator, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (H, W, 3) uint8 with boxes (n, 5) to the network's input (3, size, size) float32 and its boxes."""
+    """An image (H, W, 3) uint8 with boxes (n, 5) to the network's input (3, size, size) float32 and its boxes."""
     height, width = image.shape[:2]
     for _ in range(10):
         aspect = rng.uniform(0.7, 1.3) / rng.uniform(0.7, 1.3)
@@ -55,9 +55,9 @@ def augment(
         placed = placed[((centres >= 0) & (centres < size) & (sides > 1)).all(1)]
         if len(placed) or not len(boxes):
             break
-    picture = Image.fromarray(image).resize((max(1, new_w), max(1, new_h)), Image.Resampling.BICUBIC)
+    resized = Image.fromarray(image).resize((max(1, new_w), max(1, new_h)), Image.Resampling.BICUBIC)
     canvas = Image.new("RGB", (size, size), (128, 128, 128))
-    canvas.paste(picture, (dx, dy))
+    canvas.paste(resized, (dx, dy))
     if rng.random() < 0.5:
         canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         placed[:, [0, 2]] = size - placed[:, [2, 0]]
@@ -74,16 +74,16 @@ def augment(
 
 
 def detect(maps: list[np.ndarray], width: int, height: int, score_threshold: float, nms_threshold: float):
-    """Detections of one picture.
+    """Detections of one image.
 
     Args:
         maps: decoded maps (H, W, 3, 5 + C), boxes x y w h as shares of the input.
-        width, height: of the picture.
+        width, height: of the image.
         score_threshold: lowest objectness x class probability.
         nms_threshold: DIoU above which the lower box of a class is dropped.
 
     Returns:
-        Rows [class, x, y, w, h, score] in picture pixels.
+        Rows [class, x, y, w, h, score] in image pixels.
     """
     by_class: dict[int, list] = {}
     for level in maps:
@@ -125,21 +125,21 @@ def diou_nms(rows: np.ndarray, threshold: float) -> list[int]:
     return kept
 
 
-def augment_case(size: int, data: str, pictures: int) -> Case:
-    """So many times a file's picture, one after the other."""
+def augment_case(size: int, data: str, images: int) -> Case:
+    """So many times a file's image, one after the other."""
     arrays = np.load(data)
     image, boxes = arrays["image"], arrays["boxes"]
     rng = np.random.default_rng(0)
 
     def run() -> None:
-        for _ in range(pictures):
+        for _ in range(images):
             augment(image, boxes, rng, size)
 
     return {"augment": run}, {}
 
 
 def detect_case(data: str, size: int) -> Case:
-    """One picture's decoded maps of a file, of as many pixels as the input."""
+    """One image's decoded maps of a file, of as many pixels as the input."""
     arrays = np.load(data)
     runs = {}
     for kind in ("trained", "untrained"):

@@ -118,11 +118,11 @@ def assign(boxes: torch.Tensor, size: int) -> dict[int, tuple]:
     """Cells with an object, of each stride.
 
     Args:
-        boxes: (m, 6) picture, x1, y1, x2, y2 in input pixels, class.
+        boxes: (m, 6) image, x1, y1, x2, y2 in input pixels, class.
         size: side of the input.
 
     Returns:
-        For a stride: flat cell numbers (k,) of (picture, anchor, row, column), the boxes (k,) that won them, and
+        For a stride: flat cell numbers (k,) of (image, anchor, row, column), the boxes (k,) that won them, and
         cell (j,) and class (j,) of every box that was assigned there, also of those that did not win.
     """
     sides = boxes[:, 3:5] - boxes[:, 1:3]
@@ -182,7 +182,7 @@ def yolo_loss(raw: tuple[torch.Tensor, ...], boxes: torch.Tensor, size: int) -> 
 
     Args:
         raw: maps (N, 3 (5 + C), H, W) of strides 32, 16, 8.
-        boxes: (m, 6) picture, x1, y1, x2, y2, class.
+        boxes: (m, 6) image, x1, y1, x2, y2, class.
         size: side of the input.
     """
     assigned = assign(boxes, size)
@@ -204,10 +204,10 @@ def yolo_loss(raw: tuple[torch.Tensor, ...], boxes: torch.Tensor, size: int) -> 
         with torch.no_grad():
             decoded = decode(out)
             ignored = torch.zeros(n, 3, height, width, dtype=torch.bool)
-            for picture in range(n):
-                won = torch.unique(winner[boxes[winner, 0] == picture])
-                over = overlaps_object(decoded[picture].reshape(-1, 4), shares[won])
-                ignored[picture] = over.view(3, height, width)
+            for image in range(n):
+                won = torch.unique(winner[boxes[winner, 0] == image])
+                over = overlaps_object(decoded[image].reshape(-1, 4), shares[won])
+                ignored[image] = over.view(3, height, width)
             has_object = torch.zeros(n * 3 * height * width)
             has_object[cells] = 1
             counted = torch.maximum(has_object, 1 - ignored.float().view(-1))
@@ -257,9 +257,9 @@ def forward_case(classes: int, size: int, batch: int, shape, layers, threads: in
 
 
 def as_rows(boxes: np.ndarray) -> torch.Tensor:
-    """(N, max_box, 5) padded with zero rows to (m, 6) with the picture's number in front."""
-    picture, row = np.nonzero((boxes[..., 2:4] > boxes[..., :2]).all(-1))
-    rows = np.concatenate([picture[:, None], boxes[picture, row]], 1)
+    """(N, max_box, 5) padded with zero rows to (m, 6) with the image's number in front."""
+    image, row = np.nonzero((boxes[..., 2:4] > boxes[..., :2]).all(-1))
+    rows = np.concatenate([image[:, None], boxes[image, row]], 1)
     return torch.from_numpy(rows.astype(np.float32))
 
 

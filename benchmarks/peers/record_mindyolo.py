@@ -9,8 +9,8 @@
 - `mindyolo_step.npz`: one training step of the whole YOLOv4 (80 classes) on `images` (uint8 RGB) and `boxes`, each
   parameter filled from its name -> `loss`, `parts`, gradients of the heads (`grad:NAME`, every 64th input channel) and
   BatchNorm statistics after the step (`after:NAME`).
-- `mindyolo_eval.npz`: pictures of several sizes -> `input:K`, what its evaluation feeds the network; decoded
-  `predictions` -> `detections:K` (x1 y1 x2 y2 in the picture, score, class).
+- `mindyolo_eval.npz`: images of several sizes -> `input:K`, what its evaluation feeds the network; decoded
+  `predictions` -> `detections:K` (x1 y1 x2 y2 in the image, score, class).
 - `mindyolo_rates.npz`: the learning rate of every step of a short schedule.
 
 It divides the loss by 8, to be multiplied by the number of devices before the gradient: `loss` and gradients here are
@@ -54,13 +54,13 @@ LOSS = {
 
 
 def labels_of(boxes: np.ndarray, input_hw: tuple[int, int]) -> np.ndarray:
-    """(N, max_box, 5) x1 y1 x2 y2 class, zeros behind, to its (N, 160, 6) picture, class, x, y, w, h, -1 behind."""
+    """(N, max_box, 5) x1 y1 x2 y2 class, zeros behind, to its (N, 160, 6) image, class, x, y, w, h, -1 behind."""
     labels = np.full((len(boxes), PADDED_BOXES, 6), -1, np.float32)
-    for picture, rows in enumerate(boxes):
+    for image, rows in enumerate(boxes):
         rows = rows[rows[:, 2] > rows[:, 0]]
         corners = rows[:, :4] / np.tile(input_hw[::-1], 2)
-        filled = labels[picture, : len(rows)]
-        filled[:, 0], filled[:, 1] = picture, rows[:, 4]
+        filled = labels[image, : len(rows)]
+        filled[:, 0], filled[:, 1] = image, rows[:, 4]
         filled[:, 2:4] = (corners[:, :2] + corners[:, 2:]) / 2
         filled[:, 4:] = corners[:, 2:] - corners[:, :2]
     labels[:, :, 0] = np.arange(len(boxes))[:, None]  # as its collation has it, of padding rows too
@@ -68,15 +68,15 @@ def labels_of(boxes: np.ndarray, input_hw: tuple[int, int]) -> np.ndarray:
 
 
 def fixed_boxes(classes: int) -> np.ndarray:
-    """Objects of all sizes in two pictures: some share a cell and an anchor, some are small, one is of one pixel."""
+    """Objects of all sizes in two images: some share a cell and an anchor, some are small, one is of one pixel."""
     boxes = np.zeros((2, 16, 5), np.float32)
     first = [
         (11, 9, 37, 46, 0), (12, 10, 38, 47, 1), (12, 10, 38, 47, 2), (60, 30, 73, 47, 1), (66, 33, 68, 36, 3),
         (3, 2, 125, 93, 2), (90, 61, 91, 62, 0), (81, 5, 127, 95, 1), (40, 70, 49, 81, 3),
     ]  # fmt: skip
     second = [(17, 21, 59, 50, 3), (100, 1, 126, 22, 0), (33, 60, 111, 95, 1), (34, 61, 110, 94, 1)]
-    for picture, rows in enumerate((first, second)):
-        boxes[picture, : len(rows)] = rows
+    for image, rows in enumerate((first, second)):
+        boxes[image, : len(rows)] = rows
     boxes[..., 4] %= classes
     return boxes
 
@@ -214,7 +214,7 @@ def record_eval(folder: Path) -> None:
         image = (coarse + rng.integers(-20, 21, coarse.shape)).clip(0, 255).astype(np.uint8)
         sample = {"bboxes": np.zeros((0, 4)), "bbox_format": "xywhn"}
         dataset.img_files, dataset.labels, dataset.imgs, dataset.img_hw_ori = (
-            ["picture.png"],
+            ["image.png"],
             [sample],
             [None],
             [None],
@@ -243,7 +243,7 @@ def record_eval(folder: Path) -> None:
 
 
 def read_as(image: np.ndarray, call):
-    """`call()` while OpenCV reads this BGR picture, whatever file is asked for."""
+    """`call()` while OpenCV reads this BGR image, whatever file is asked for."""
     import cv2
 
     reader, cv2.imread = cv2.imread, lambda *_: image.copy()

@@ -1,7 +1,7 @@
 """A data set looked through before hours are spent on it: every problem named and counted, and its statistics.
 
 Training stops at the first thing that it cannot use. Here the same checks (`src.yolo_dataset`, `src.imaging.image_io`)
-are asked of every entry and every picture, and the answers are collected.
+are asked of every entry and every image, and the answers are collected.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 from src.base.errors import UserError
 from src.datasets.findings import Findings
 from src.datasets.formats.yolo_labels import annotations_of
-from src.imaging.image_io import is_picture, read_rgb, read_size
+from src.imaging.image_io import is_image, read_rgb, read_size
 from src.layers.anchors import SECOND_PASS_OVERLAP, fit_of
 from src.transforms import letterbox_geometry, stretch_geometry
 from src.yolo_dataset import annotated_box, check_image
@@ -31,13 +31,13 @@ _HUNDREDTHS = (5, 25, 50, 75, 95)
 _FAULTS = {
     "not finite": "box_not_finite",
     "without area": "box_without_area",
-    "outside its picture": "box_outside",
+    "outside its image": "box_outside",
 }
 
 
 @dataclass
-class Picture:
-    """A usable entry of `images`; boxes are rows x1 y1 x2 y2 class in pixels of the picture."""
+class CheckedImage:
+    """A usable entry of `images`; boxes are rows x1 y1 x2 y2 class in pixels of the image."""
 
     id: int
     path: Path
@@ -45,7 +45,7 @@ class Picture:
     height: int
     boxes: list[tuple] = field(default_factory=list)
     ignored: int = 0
-    content: str = ""  # of those alone whose length (or pixels) another picture may share
+    content: str = ""  # of those alone whose length (or pixels) another image may share
 
 
 @dataclass
@@ -56,7 +56,7 @@ class CheckedSet:
     folder: Path
     ann_file: Path
     labels: tuple[str, ...]
-    pictures: list[Picture]
+    images: list[CheckedImage]
 
 
 def check_set(
@@ -75,7 +75,7 @@ def check_set(
     labels = tuple(labels)
     document = annotations_of(folder, ann_file, labels)
     class_of = _classes(document["categories"], labels, ann_file, findings)
-    images, pictures = {}, {}
+    entries, images = {}, {}
     names: set = set()
     for number, entry in enumerate(document["images"]):
         try:
@@ -83,7 +83,7 @@ def check_set(
         except UserError as error:
             findings.add("image_entry", str(error))
             continue
-        if image_id in images:
+        if image_id in entries:
             findings.add("duplicate_image_id", f"{ann_file}: image id {image_id} ({entry['file_name']})")
             continue
         path = folder / entry["file_name"]
@@ -92,10 +92,10 @@ def check_set(
                 "duplicate_file_name", f"{ann_file}: {entry['file_name']}, the second time as {image_id}"
             )
         names.add(path)
-        images[image_id] = entry
-        pictures[image_id] = Picture(image_id, path, entry["width"], entry["height"])
-    _read_boxes(document["annotations"], images, pictures, class_of, ann_file, findings, crowd_targets)
-    ordered = [pictures[image_id] for image_id in sorted(pictures)]
+        entries[image_id] = entry
+        images[image_id] = CheckedImage(image_id, path, entry["width"], entry["height"])
+    _read_boxes(document["annotations"], entries, images, class_of, ann_file, findings, crowd_targets)
+    ordered = [images[image_id] for image_id in sorted(images)]
     return CheckedSet(split, folder, ann_file, labels, ordered)
 
 
@@ -115,8 +115,8 @@ def _classes(categories: list[dict], labels: tuple[str, ...], ann_file: Path, fi
     return class_of
 
 
-def _read_boxes(annotations, images, pictures, class_of, ann_file, findings, crowd_targets) -> None:
-    """Put each usable box to its picture."""
+def _read_boxes(annotations, entries, images, class_of, ann_file, findings, crowd_targets) -> None:
+    """Put each usable box to its image."""
     ids: set = set()
     for number, annotation in enumerate(annotations):
         where = f"{ann_file}: annotations[{number}]"
@@ -125,8 +125,8 @@ def _read_boxes(annotations, images, pictures, class_of, ann_file, findings, cro
             if own_id in ids:
                 findings.add("duplicate_annotation_id", f"{where}: id {own_id!r:.80}")
             ids.add(own_id)
-        image = _found(images, annotation.get("image_id"))
-        if image is None:
+        entry = _found(entries, annotation.get("image_id"))
+        if entry is None:
             findings.add("unknown_image", f"{where}: image_id {annotation.get('image_id')!r:.80}")
             continue
         label = _found(class_of, annotation.get("category_id"))
@@ -134,22 +134,22 @@ def _read_boxes(annotations, images, pictures, class_of, ann_file, findings, cro
             findings.add("unknown_category", f"{where}: category_id {annotation.get('category_id')!r:.80}")
             continue
         try:
-            box, fault, is_ignored = annotated_box(annotation, image, where, crowd_targets)
+            box, fault, is_ignored = annotated_box(annotation, entry, where, crowd_targets)
         except UserError as error:
             findings.add("annotation_entry", str(error))
             continue
         if fault:
-            shown = f"{where} of {image['file_name']}: {annotation['bbox']!r:.120}"
+            shown = f"{where} of {entry['file_name']}: {annotation['bbox']!r:.120}"
             findings.add(_FAULTS[fault], shown)
             continue
-        if _is_cut(annotation["bbox"], image):
-            shown = f"{image['width']}x{image['height']} {image['file_name']}: {annotation['bbox']!r:.120}"
+        if _is_cut(annotation["bbox"], entry):
+            shown = f"{entry['width']}x{entry['height']} {entry['file_name']}: {annotation['bbox']!r:.120}"
             findings.add("box_cut", f"{where} of {shown}")
-        picture = pictures[image["id"]]
+        image = images[entry["id"]]
         if is_ignored:
-            picture.ignored += 1
+            image.ignored += 1
         else:
-            picture.boxes.append((*box, label))
+            image.boxes.append((*box, label))
 
 
 def _found(table: dict, key):
@@ -158,15 +158,15 @@ def _found(table: dict, key):
 
 
 def _is_cut(bbox: list, image: dict, slack: float = 1.0) -> bool:
-    """Whether a box leaves its picture by more than rounding explains."""
+    """Whether a box leaves its image by more than rounding explains."""
     x, y, w, h = map(float, bbox)
     return min(x, y) < -slack or x + w > image["width"] + slack or y + h > image["height"] + slack
 
 
-# -------------------------------------------------------------------- pictures
+# -------------------------------------------------------------------- images
 
 
-def check_pictures(
+def check_images(
     sets: list[CheckedSet],
     findings: Findings,
     *,
@@ -174,69 +174,69 @@ def check_pictures(
     workers: int,
     progress: Callable[[], object] = lambda: None,
 ) -> None:
-    """Open every picture by several threads: its size and, by `decode`, all its pixels; then compare contents.
+    """Open every image by several threads: its size and, by `decode`, all its pixels; then compare contents.
 
-    Without `decode`, pictures are the same where their files are, byte for byte; with it, where their pixels are
+    Without `decode`, images are the same where their files are, byte for byte; with it, where their pixels are
     (a copy in another lossless format is found too).
 
     Args:
-        sets: their pictures get a `content` to compare by.
-        findings: missing, unlisted, unreadable, differing and repeated pictures are added.
+        sets: their images get a `content` to compare by.
+        findings: missing, unlisted, unreadable, differing and repeated images are added.
         decode: decode the pixels as training does.
         workers: threads.
-        progress: called after each picture.
+        progress: called after each image.
     """
-    pictures = {picture.path: picture for checked in sets for picture in checked.pictures}
-    _find_unlisted(sets, set(pictures), findings)
-    queue = iter(pictures.values())
-    lengths: dict[int, list[Picture]] = {}
+    images = {image.path: image for checked in sets for image in checked.images}
+    _find_unlisted(sets, set(images), findings)
+    queue = iter(images.values())
+    lengths: dict[int, list[CheckedImage]] = {}
     with ThreadPoolExecutor(workers) as pool:
         while part := list(islice(queue, 64 * workers)):  # bounds what waits
-            for picture, (kind, example, length, content) in zip(
+            for image, (kind, example, length, content) in zip(
                 part, pool.map(lambda item: _look_at(item, decode), part)
             ):
                 progress()
-                picture.content = content
+                image.content = content
                 if kind:
                     findings.add(kind, example)
                 if length is not None:
-                    lengths.setdefault(length, []).append(picture)
+                    lengths.setdefault(length, []).append(image)
         if not decode:
-            alike = [picture for group in lengths.values() if len(group) > 1 for picture in group]
-            for picture, content in zip(alike, pool.map(_file_digest, alike)):
-                picture.content = content
+            alike = [image for group in lengths.values() if len(group) > 1 for image in group]
+            for image, content in zip(alike, pool.map(_file_digest, alike)):
+                image.content = content
     for checked in sets:  # a path that two sets or entries share was opened once
-        for picture in checked.pictures:
-            picture.content = pictures[picture.path].content
+        for image in checked.images:
+            image.content = images[image.path].content
     _compare(sets, findings)
 
 
-def _look_at(picture: Picture, decode: bool) -> tuple[str, str, int | None, str]:
+def _look_at(image: CheckedImage, decode: bool) -> tuple[str, str, int | None, str]:
     """(kind of problem or "", its example, length of the file or None, digest of the pixels or "")."""
-    path = picture.path
+    path = image.path
     if not path.is_file():
         return "missing_file", str(path), None, ""
     length = path.stat().st_size
     try:
         width, height = read_size(path)
-        if (width, height) != (picture.width, picture.height):
-            example = f"{path}: it is {width}x{height}, annotated {picture.width}x{picture.height}"
+        if (width, height) != (image.width, image.height):
+            example = f"{path}: it is {width}x{height}, annotated {image.width}x{image.height}"
             return "size_differs", example, length, ""
         if not decode:
             return "", "", length, ""
         pixels = read_rgb(path)
     except UserError as error:
         return "unreadable_picture", str(error), length, ""
-    except Exception as error:  # a decoder that fails in a way of its own must not hide the other pictures
+    except Exception as error:  # a decoder that fails in a way of its own must not hide the other images
         return "unreadable_picture", f"{path}: {type(error).__name__}: {error}", length, ""
     return "", "", length, f"{pixels.shape}{hashlib.blake2b(pixels, digest_size=16).hexdigest()}"
 
 
-def _file_digest(picture: Picture) -> str:
+def _file_digest(image: CheckedImage) -> str:
     """Digest of a file's bytes; "" where it cannot be read (which is counted elsewhere)."""
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with picture.path.open("rb") as handle:
+        with image.path.open("rb") as handle:
             while chunk := handle.read(_CHUNK):
                 digest.update(chunk)
     except OSError:
@@ -245,34 +245,34 @@ def _file_digest(picture: Picture) -> str:
 
 
 def _find_unlisted(sets: list[CheckedSet], listed: set[Path], findings: Findings) -> None:
-    """Pictures in the sets' folders that no annotation file lists."""
+    """Images in the sets' folders that no annotation file lists."""
     for folder in sorted({checked.folder for checked in sets}):
         for place, folders, files in os.walk(folder):
             folders.sort()
             for name in sorted(files):
                 path = Path(place, name)
-                if is_picture(path) and path not in listed:
+                if is_image(path) and path not in listed:
                     findings.add("unlisted_file", str(path))
 
 
 def _compare(sets: list[CheckedSet], findings: Findings) -> None:
-    """The same picture twice in a set, or in train and in another set."""
+    """The same image twice in a set, or in train and in another set."""
     trained: dict = {}
     for checked in sets:
         seen: dict = {}
-        for picture in checked.pictures:
-            for key in {picture.path.resolve(), picture.content} - {""}:
+        for image in checked.images:
+            for key in {image.path.resolve(), image.content} - {""}:
                 if checked.split != "train" and key in trained:
-                    findings.add("train_in_val", f"{picture.path} is {trained[key]}")
+                    findings.add("train_in_val", f"{image.path} is {trained[key]}")
                     break
-            if picture.content:
-                first = seen.setdefault(picture.content, picture.path)
-                if first != picture.path:
-                    findings.add("duplicate_picture", f"{picture.path} is {first}")
+            if image.content:
+                first = seen.setdefault(image.content, image.path)
+                if first != image.path:
+                    findings.add("duplicate_picture", f"{image.path} is {first}")
         if checked.split == "train":
-            for picture in checked.pictures:
-                for key in {picture.path.resolve(), picture.content} - {""}:
-                    trained.setdefault(key, picture.path)
+            for image in checked.images:
+                for key in {image.path.resolve(), image.content} - {""}:
+                    trained.setdefault(key, image.path)
 
 
 # -------------------------------------------------------------------- boxes
@@ -292,33 +292,31 @@ def check_boxes(
 
     Args:
         checked: the set.
-        findings: tiny and doubled boxes, crowded pictures, empty classes, anchors that do not fit are added.
-        input_hw: (height, width) of the network's input, to which pictures are resized as in evaluation.
+        findings: tiny and doubled boxes, crowded images, empty classes, anchors that do not fit are added.
+        input_hw: (height, width) of the network's input, to which images are resized as in evaluation.
         letterbox: keep the aspect ratio.
-        max_box: objects of a picture that training takes.
+        max_box: objects of an image that training takes.
         anchors: (9, 2) width and height in pixels of the input.
         tiny: shorter side in pixels of the input below which a box is counted as tiny.
     """
     geometry_of = letterbox_geometry if letterbox else stretch_geometry
     shapes = [np.empty((0, 2), np.float32)]
-    objects = Counter(label for picture in checked.pictures for *_, label in picture.boxes)
-    for picture in checked.pictures:
-        if len(picture.boxes) > max_box:
-            findings.add(
-                "crowded_picture", f"{picture.path}: {len(picture.boxes)} objects, max_box is {max_box}"
-            )
-        if not picture.boxes:
+    objects = Counter(label for image in checked.images for *_, label in image.boxes)
+    for image in checked.images:
+        if len(image.boxes) > max_box:
+            findings.add("crowded_picture", f"{image.path}: {len(image.boxes)} objects, max_box is {max_box}")
+        if not image.boxes:
             continue
-        table = np.array(picture.boxes, np.float32)
-        boxes = geometry_of(picture.width, picture.height, input_hw).forward(table[:, :4])
+        table = np.array(image.boxes, np.float32)
+        boxes = geometry_of(image.width, image.height, input_hw).forward(table[:, :4])
         sides = boxes[:, 2:] - boxes[:, :2]
         shapes.append(sides)
         for row in np.flatnonzero(sides.min(axis=1) < tiny):
             shown = "x".join(f"{side:.1f}" for side in sides[row])
-            findings.add("box_tiny", f"{picture.path}: {picture.boxes[row][:4]} is {shown} pixels there")
-        for box, count in Counter(picture.boxes).items():
+            findings.add("box_tiny", f"{image.path}: {image.boxes[row][:4]} is {shown} pixels there")
+        for box, count in Counter(image.boxes).items():
             for _ in range(count - 1):
-                findings.add("box_twice", f"{picture.path}: {box[:4]}")
+                findings.add("box_twice", f"{image.path}: {box[:4]}")
     for number, name in enumerate(checked.labels):
         if not objects[number]:
             findings.add("class_without_objects", f"{checked.split}: {name}")
@@ -337,15 +335,15 @@ def check_boxes(
 
 
 def _statistics(checked: CheckedSet, objects: Counter, sides: np.ndarray, recall: float | None) -> dict:
-    crowds = np.array([len(picture.boxes) for picture in checked.pictures])
+    crowds = np.array([len(image.boxes) for image in checked.images])
     square = np.sqrt(sides.prod(axis=1))  # side of a square of the same area
     return {
         "annotations": str(checked.ann_file),
         "folder": str(checked.folder),
-        "pictures": len(checked.pictures),
+        "pictures": len(checked.images),
         "pictures_without_objects": int((crowds == 0).sum()),
         "objects": len(sides),
-        "ignored_regions": sum(picture.ignored for picture in checked.pictures),
+        "ignored_regions": sum(image.ignored for image in checked.images),
         "objects_by_class": {name: objects[number] for number, name in enumerate(checked.labels)},
         "objects_a_picture": _quantiles(crowds),
         "object_side_in_input": _quantiles(square),

@@ -13,7 +13,7 @@ import numpy as np
 from src.base.atomic import write_json
 from src.base.errors import UserError
 from src.datasets.dota_labels import DotaObject, object_boxes, read_labels
-from src.imaging.image_io import PICTURE_SUFFIXES, is_picture, read_rgb, write_image
+from src.imaging.image_io import IMAGE_SUFFIXES, is_image, read_rgb, write_image
 from src.imaging.tiling import PADDING, tile_starts
 from src.logger import progress_bar
 
@@ -144,9 +144,9 @@ def find_scenes(src: Path, need_labels: bool = True) -> list[tuple[Path, Path | 
     image_dir, label_dir = src / "images", src / "labelTxt"
     if not image_dir.is_dir():
         raise UserError(f"--src: {image_dir} is no folder; expected images/ and labelTxt/ in {src}")
-    scenes = sorted(path for path in image_dir.iterdir() if is_picture(path))
+    scenes = sorted(path for path in image_dir.iterdir() if is_image(path))
     if not scenes:
-        raise UserError(f"--src: no pictures ({', '.join(PICTURE_SUFFIXES)}) in {image_dir}")
+        raise UserError(f"--src: no images ({', '.join(IMAGE_SUFFIXES)}) in {image_dir}")
     if not need_labels:
         return [(scene, None) for scene in scenes]
     pairs = [(scene, label_dir / f"{scene.stem}.txt") for scene in scenes]

@@ -17,13 +17,13 @@ class Kind:
 
 KINDS = {
     "image_entry": Kind("entries of images cannot be used", "correct the annotation file", True),
-    "duplicate_image_id": Kind("image ids are there twice", "give each picture an id of its own", True),
+    "duplicate_image_id": Kind("image ids are there twice", "give each image an id of its own", True),
     "duplicate_file_name": Kind("files are listed twice", "list each once, with all its objects"),
     "category_entry": Kind("categories cannot be used", "give each a name and a whole id of its own", True),
     "unknown_label": Kind("categories are not in labels", "set labels to your classes", True),
     "annotation_entry": Kind("annotations cannot be used", "correct the annotation file", True),
     "duplicate_annotation_id": Kind("annotation ids are there twice", "number the annotations anew"),
-    "unknown_image": Kind("annotations name a picture that is not listed", "list it or remove them", True),
+    "unknown_image": Kind("annotations name an image that is not listed", "list it or remove them", True),
     "unknown_category": Kind(
         "annotations name a category that is not listed", "list it or remove them", True
     ),
@@ -31,26 +31,26 @@ KINDS = {
     "box_without_area": Kind(
         "boxes have no area or a negative side", "correct them; training leaves them out"
     ),
-    "box_outside": Kind("boxes lie outside their picture", "correct them; training leaves them out"),
-    "box_cut": Kind("boxes reach over their picture's border", "correct them; training clips them"),
+    "box_outside": Kind("boxes lie outside their image", "correct them; training leaves them out"),
+    "box_cut": Kind("boxes reach over their image's border", "correct them; training clips them"),
     "box_twice": Kind("boxes are there twice, with the same class", "remove one of each"),
     "box_tiny": Kind("boxes are tiny in the network's input", "cut smaller tiles or train on a larger input"),
-    "missing_file": Kind("pictures are missing", "copy them, or remove them from the annotations", True),
+    "missing_file": Kind("images are missing", "copy them, or remove them from the annotations", True),
     "unlisted_file": Kind(
-        "pictures are in no annotation file", "annotate or remove them; training ignores them"
+        "images are in no annotation file", "annotate or remove them; training ignores them"
     ),
-    "unreadable_picture": Kind("pictures cannot be read", "replace them or remove them", True),
-    "size_differs": Kind("pictures have another size than annotated", "correct width and height", True),
-    "duplicate_picture": Kind("pictures have the same content", "keep one of each"),
-    "train_in_val": Kind("pictures of val are in train too", "move them: a score on them says nothing"),
+    "unreadable_picture": Kind("images cannot be read", "replace them or remove them", True),
+    "size_differs": Kind("images have another size than annotated", "correct width and height", True),
+    "duplicate_picture": Kind("images have the same content", "keep one of each"),
+    "train_in_val": Kind("images of val are in train too", "move them: a score on them says nothing"),
     "class_without_objects": Kind("classes have no objects", "add some, or take the class out of labels"),
     "crowded_picture": Kind(
-        "pictures hold more objects than max_box", "raise max_box; training draws so many of them"
+        "images hold more objects than max_box", "raise max_box; training draws so many of them"
     ),
     "anchors_misfit": Kind(
         "sets have boxes that no anchor fits", "utils/make_anchors.py finds better anchors"
     ),
-    "no_objects": Kind("sets have no objects", "check that the annotations are those of the pictures", True),
+    "no_objects": Kind("sets have no objects", "check that the annotations are those of the images", True),
 }
 
 
@@ -110,11 +110,11 @@ def report(findings: Findings, statistics: dict[str, dict]) -> str:
 def _set_lines(split: str, values: dict) -> list[str]:
     lines = [
         f"{split}: {values['annotations']}",
-        f"  {values['pictures']} pictures ({values['pictures_without_objects']} without objects), "
+        f"  {values['pictures']} images ({values['pictures_without_objects']} without objects), "
         f"{values['objects']} objects, {values['ignored_regions']} ignored regions",
     ]
     for title, key in (
-        ("objects a picture", "objects_a_picture"),
+        ("objects an image", "objects_a_picture"),
         ("object side in the input, pixels", "object_side_in_input"),
     ):
         shown = ", ".join(f"{name} {value:.1f}" for name, value in values[key].items())

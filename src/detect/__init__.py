@@ -1,1 +1,1 @@
-"""From a trained network to a file that runs elsewhere, and to detections in pictures and whole scenes."""
+"""From a trained network to a file that runs elsewhere, and to detections in images and whole scenes."""

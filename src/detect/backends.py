@@ -1,6 +1,6 @@
 """One interface for a trained network in any form, chosen by the file's ending.
 
-`open_model` gives a backend whose `predict` turns uint8 pictures into decoded maps, whatever runs it, and the
+`open_model` gives a backend whose `predict` turns uint8 images into decoded maps, whatever runs it, and the
 options with what the file itself knows (classes, anchors, input size, normalisation) laid over them. MindSpore
 is imported only where it runs the network: `.onnx`, `.om`, and `.mindir` under MindSpore Lite, do without.
 """
@@ -65,11 +65,11 @@ def runs_without_mindspore(config: Config) -> bool:
 
 
 class ExportedModel:
-    """A file of a fixed batch size behind `predict` for any number of pictures.
+    """A file of a fixed batch size behind `predict` for any number of images.
 
     Args:
         path: the file, for errors.
-        run: its input of B pictures to its outputs.
+        run: its input of B images to its outputs.
         settings: what the file takes and gives.
     """
 
@@ -144,7 +144,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def detections_as_map(found: np.ndarray, settings: ModelSettings) -> np.ndarray:
-    """Final boxes (n, 6) of one picture as a decoded map (1, n, 1, 1, 5 + C), so that one path serves all."""
+    """Final boxes (n, 6) of one image as a decoded map (1, n, 1, 1, 5 + C), so that one path serves all."""
     height, width = settings.input_hw
     out = np.zeros((1, len(found), 1, 1, 5 + len(settings.class_names)), np.float32)
     rows = out[0, :, 0, 0]

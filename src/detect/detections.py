@@ -11,7 +11,7 @@ from src.base.atomic import atomic_write
 from src.data_loader import EvalBatch, EvalLoader
 from src.detect.postprocess import Detections, PostprocessOptions, postprocess
 
-# One detection; bbox is x y width height in the picture's pixels, as COCO writes it. 32 bytes.
+# One detection; bbox is x y width height in the image's pixels, as COCO writes it. 32 bytes.
 DETECTION = np.dtype([("image_id", "i8"), ("bbox", "f4", 4), ("score", "f4"), ("category_id", "i4")])
 _JSON_ROW = '{"image_id": %d, "category_id": %d, "bbox": [%.3f, %.3f, %.3f, %.3f], "score": %.9g}'
 _ROWS_AT_ONCE = 10_000
@@ -22,7 +22,7 @@ def detect_set(
     predict: Callable[[np.ndarray], list[np.ndarray]],
     loader: EvalLoader,
     options: PostprocessOptions,
-    progress: Callable[[int], None] = lambda pictures: None,
+    progress: Callable[[int], None] = lambda images: None,
 ) -> Iterator[tuple[EvalBatch, list[Detections]]]:
     """Detections of each batch of a loader, in its order.
 
@@ -30,9 +30,9 @@ def detect_set(
 
     Args:
         predict: (N, 3, H, W) uint8 to decoded maps of the three strides.
-        loader: the pictures.
+        loader: the images.
         options: thresholds.
-        progress: called with the number of pictures that a batch adds.
+        progress: called with the number of images that a batch adds.
     """
     waiting: deque[tuple[EvalBatch, Future]] = deque()
 
@@ -60,7 +60,7 @@ def _detect_batch(maps, batch: EvalBatch, options: PostprocessOptions) -> list[D
 
 
 def to_table(image_id: int, found: Detections, category_ids: tuple[int, ...]) -> np.ndarray:
-    """Detections of a picture as rows of `DETECTION`, with COCO's category ids."""
+    """Detections of an image as rows of `DETECTION`, with COCO's category ids."""
     table = np.empty(len(found), DETECTION)
     table["image_id"] = image_id
     table["bbox"][:, :2] = found.boxes[:, :2]

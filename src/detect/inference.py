@@ -1,4 +1,4 @@
-"""Detect in any pictures with any backend: small ones in batches, larger ones as scenes."""
+"""Detect in any images with any backend: small ones in batches, larger ones as scenes."""
 
 import time
 from collections import Counter
@@ -10,11 +10,11 @@ from src.base.errors import UserError
 from src.config import Config
 from src.detect.backends import Backend, open_model
 from src.detect.detections import detect_set
+from src.detect.images import Failure, ImageLoader, list_images, split_by_size
 from src.detect.letterbox import eval_resize
 from src.detect.merge import MergeOptions
-from src.detect.pictures import Failure, PictureLoader, list_pictures, split_by_size
 from src.detect.postprocess import Detections, PostprocessOptions, postprocess_options
-from src.detect.results import FORMATS, PictureResult, write_results
+from src.detect.results import FORMATS, ImageDetections, write_results
 from src.detect.scenes import SceneOptions, detect_scene, draw_preview, write_scene_maps
 from src.imaging.image_io import read_rgb, write_image
 from src.imaging.visualize import draw_boxes
@@ -22,16 +22,16 @@ from src.logger import get_logger, progress_bar, setup_logger
 from src.runtime.collectives import data_threads, start_time
 from src.runtime.device import Runtime
 
-SOME_FAILED = 1  # exit code where pictures are left out
+SOME_FAILED = 1  # exit code where images are left out
 
 
 def run_inference(config: Config) -> int:
-    """Detect in the pictures of `img_path` with the model of `pretrained`; the exit code.
+    """Detect in the images of `img_path` with the model of `pretrained`; the exit code.
 
-    Pictures that cannot be done are named and listed in failed.txt; the rest is done and the code is 1.
+    Images that cannot be done are named and listed in failed.txt; the rest is done and the code is 1.
 
     Raises:
-        UserError: no pictures, no model, or a disk that is full.
+        UserError: no images, no model, or a disk that is full.
     """
     if not config.pretrained:
         raise UserError("model: not set; give a .ckpt, .mindir or .onnx, --model=FILE (or --ckpt_path=FILE)")
@@ -40,7 +40,7 @@ def run_inference(config: Config) -> int:
         raise UserError(
             f"result_format: {', '.join(sorted(unknown))} is not one of {', '.join(FORMATS)}, geojson"
         )
-    paths = list_pictures(config.img_path)
+    paths = list_images(config.img_path)
     folder = Path(config.log_path) / start_time(Runtime())
     setup_logger(folder)
     logger = get_logger()
@@ -48,9 +48,9 @@ def run_inference(config: Config) -> int:
     side = config.tile_size or max(config.eval_input_hw)
     small, large, failures = split_by_size(paths, side)
     started = time.perf_counter()
-    pictures = Path(config.infer_log or folder / "pictures")
-    results, left_out = detect_pictures(backend, small, config, pictures)
-    scenes, failed_scenes = detect_scenes(backend, large, config, folder, pictures)
+    images = Path(config.infer_log or folder / "pictures")
+    results, left_out = detect_images(backend, small, config, images)
+    scenes, failed_scenes = detect_scenes(backend, large, config, folder, images)
     results, failures = results + scenes, failures + left_out + failed_scenes
     code = report_failures(failures, len(paths), folder)
     chosen = [name for name in config.result_format if name in FORMATS]
@@ -58,7 +58,7 @@ def run_inference(config: Config) -> int:
         logger.info("result file path: %s", file)
     count = sum(len(result.found) for result in results)
     seconds = time.perf_counter() - started
-    logger.info("%d detections in %d pictures, %.1f s: %s", count, len(results), seconds, folder)
+    logger.info("%d detections in %d images, %.1f s: %s", count, len(results), seconds, folder)
     return code
 
 
@@ -67,27 +67,27 @@ def inference_options(config: Config) -> PostprocessOptions:
     return postprocess_options(config, "infer_threshold")
 
 
-def detect_pictures(
+def detect_images(
     backend: Backend, paths: list[Path], config: Config, folder: Path
-) -> tuple[list[PictureResult], list[Failure]]:
-    """Detections of pictures that fit the network's input, drawn into `folder`; and failures."""
-    loader = PictureLoader(
+) -> tuple[list[ImageDetections], list[Failure]]:
+    """Detections of images that fit the network's input, drawn into `folder`; and failures."""
+    loader = ImageLoader(
         paths,
         input_hw=config.eval_input_hw,
         batch_size=config.batch_size,
         resize=eval_resize(config),
         workers=data_threads(Runtime(), config.num_parallel_workers),
     )
-    names = picture_names(paths)
-    results: list[PictureResult] = []
+    names = image_names(paths)
+    results: list[ImageDetections] = []
     failures: list[Failure] = []
-    with progress_bar(len(paths), "detect", "picture") as bar, ThreadPoolExecutor(1) as writer:
+    with progress_bar(len(paths), "detect", "image") as bar, ThreadPoolExecutor(1) as writer:
         jobs = []
         for batch, found in detect_set(backend.predict, loader, inference_options(config), bar.update):
             for record, detections in zip(batch.records, found):
-                results.append(PictureResult(record.path, record.width, record.height, detections))
+                results.append(ImageDetections(record.path, record.width, record.height, detections))
                 target = folder / names[record.id]
-                jobs.append(writer.submit(draw_picture, record.path, detections, config.labels, target))
+                jobs.append(writer.submit(draw_image, record.path, detections, config.labels, target))
         for result, job in zip(results, jobs):
             try:
                 job.result()
@@ -97,15 +97,15 @@ def detect_pictures(
 
 
 def detect_scenes(
-    backend: Backend, paths: list[Path], config: Config, folder: Path, pictures: Path
-) -> tuple[list[PictureResult], list[Failure]]:
-    """Detections of larger pictures and rasters, tile by tile; and failures.
+    backend: Backend, paths: list[Path], config: Config, folder: Path, images: Path
+) -> tuple[list[ImageDetections], list[Failure]]:
+    """Detections of larger images and rasters, tile by tile; and failures.
 
-    Maps go into `folder`, previews into `pictures`.
+    Maps go into `folder`, previews into `images`.
     """
     options = scene_options(config)
-    names = picture_names(paths)
-    results: list[PictureResult] = []
+    names = image_names(paths)
+    results: list[ImageDetections] = []
     failures: list[Failure] = []
     for path, name in zip(paths, names):
         try:
@@ -118,12 +118,12 @@ def detect_scenes(
                 inference_options(config),
             )
             get_logger().info(scene.describe())
-            target = pictures / name
+            target = images / name
             target.parent.mkdir(parents=True, exist_ok=True)
             write_image(target, draw_preview(scene))
             if "geojson" in config.result_format:
                 write_scene_maps(scene, folder, target.stem)
-            results.append(PictureResult(path, scene.width, scene.height, scene.found))
+            results.append(ImageDetections(path, scene.width, scene.height, scene.found))
         except UserError as error:
             failures.append(Failure(path, str(error)))
     return results, failures
@@ -157,15 +157,15 @@ def _numbers(config: Config, key: str) -> tuple[float, ...]:
         raise UserError(f"{key}: {config[key]!r} must be numbers separated by commas") from None
 
 
-def draw_picture(source: Path, found: Detections, class_names, target: Path) -> None:
-    """A copy of a picture with its detections (UserError where it cannot be written)."""
+def draw_image(source: Path, found: Detections, class_names, target: Path) -> None:
+    """A copy of an image with its detections (UserError where it cannot be written)."""
     image = draw_boxes(read_rgb(source), found.boxes, found.classes, class_names, found.scores)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_image(target, image)
 
 
-def picture_names(paths: list[Path]) -> list[str]:
-    """A file name for each picture's copy: its stem, with a number where stems are not unique."""
+def image_names(paths: list[Path]) -> list[str]:
+    """A file name for each image's copy: its stem, with a number where stems are not unique."""
     seen: Counter = Counter()
     names = []
     for path in paths:
@@ -179,7 +179,7 @@ def report_failures(failures: list[Failure], total: int, folder: Path) -> int:
     if not failures:
         return 0
     logger = get_logger()
-    logger.error("%d of %d pictures could not be done:", len(failures), total)
+    logger.error("%d of %d images could not be done:", len(failures), total)
     for failure in failures:
         logger.error("  %s", failure.reason)
     with atomic_write(folder / "failed.txt") as handle:

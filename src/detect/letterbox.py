@@ -1,4 +1,4 @@
-"""How a picture becomes the network's input in evaluation, by the options; MindYOLO's letterbox among the ways."""
+"""How an image becomes the network's input in evaluation, by the options; MindYOLO's letterbox among the ways."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ Resize = Callable[[np.ndarray, tuple[int, int]], tuple[np.ndarray, ResizeGeometr
 
 
 def eval_resize(config: Config) -> Resize:
-    """From a picture (H, W, 3) uint8 and input (height, width) to the input and how boxes map."""
+    """From an image (H, W, 3) uint8 and input (height, width) to the input and how boxes map."""
     if not config.letterbox:
         return stretch_for_eval
     if config.letterbox_style == "mindyolo":
@@ -24,17 +24,17 @@ def eval_resize(config: Config) -> Resize:
 def mindyolo_letterbox(
     image: np.ndarray, input_hw: tuple[int, int], enlarge: bool = True, grey: int = 114
 ) -> tuple[np.ndarray, ResizeGeometry]:
-    """The picture in the middle of the input as MindYOLO's evaluation has it.
+    """The image in the middle of the input as MindYOLO's evaluation has it.
 
     The longer side fills the input, the other one is rounded down; OpenCV's area filter shrinks, its linear filter
     enlarges. Boxes go back as there: by the factor of the height on both axes and by half the free space, though
     pixels lie on whole ones. That is off by up to half a pixel of the input from the border, and by up to a pixel
-    of the picture at its far side; `letterbox` is exact.
+    of the image at its far side; `letterbox` is exact.
 
     Args:
         image: (H, W, 3) uint8.
         input_hw: (height, width) of the input.
-        enlarge: also pictures smaller than the input are made to fill it, as there.
+        enlarge: also images smaller than the input are made to fill it, as there.
         grey: level of the borders.
     """
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""The network in memory, or from a `.ckpt`, as something that turns pictures into decoded boxes."""
+"""The network in memory, or from a `.ckpt`, as something that turns images into decoded boxes."""
 
 import mindspore as ms
 import numpy as np
@@ -13,7 +13,7 @@ from src.yolo import Normalize, YoloDecoder, YoloDetector, YoloV4, build_network
 
 
 class _Predict(nn.Cell):
-    """uint8 pictures to decoded maps."""
+    """uint8 images to decoded maps."""
 
     def __init__(self, normalize: nn.Cell, detector: nn.Cell):
         super().__init__(auto_prefix=False)

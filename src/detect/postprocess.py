@@ -1,4 +1,4 @@
-"""Decoded maps of one picture to its detections: score filter, non-maximum suppression, back to the picture."""
+"""Decoded maps of one image to its detections: score filter, non-maximum suppression, back to the image."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ _PART = 512
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections of one picture, best first.
+    """Detections of one image, best first.
 
-    boxes (n, 4) float32 x1 y1 x2 y2 in the picture's pixels, scores (n,) float32, classes (n,) int32.
+    boxes (n, 4) float32 x1 y1 x2 y2 in the image's pixels, scores (n,) float32, classes (n,) int32.
     `capped`: there were more than `max_detections`.
     """
 
@@ -40,9 +40,9 @@ class PostprocessOptions:
             left and upper border: the published code's, to compare numbers with it.
         multi_label: every class above `multi_label_thresh` is a detection, not only the best one.
         multi_label_thresh: lowest class probability under `multi_label`.
-        max_detections: most detections a picture.
+        max_detections: most detections an image.
         max_candidates: most boxes that enter the suppression, the best ones.
-        nms_before_clip: boxes are suppressed as they are in the input, and clipped to the picture afterwards, as
+        nms_before_clip: boxes are suppressed as they are in the input, and clipped to the image afterwards, as
             in MindYOLO.
     """
 
@@ -58,18 +58,18 @@ class PostprocessOptions:
 
 
 def postprocess(maps: list[np.ndarray], image_wh, options: PostprocessOptions, geometry=None, input_hw=None):
-    """Detections of one picture.
+    """Detections of one image.
 
     Args:
         maps: decoded maps (H, W, 3, 5 + C) of the strides, boxes x y w h as shares of the input.
-        image_wh: width and height of the picture.
+        image_wh: width and height of the image.
         options: thresholds and choices.
-        geometry: with `inverse` from input to picture pixels (needs `input_hw`); None: the picture was
+        geometry: with `inverse` from input to image pixels (needs `input_hw`); None: the image was
             stretched to the input.
         input_hw: (height, width) of the input.
 
     Returns:
-        `Detections`, clipped to the picture.
+        `Detections`, clipped to the image.
     """
     candidates, scores, classes = select_candidates(maps, options)
     width, height = (float(side) for side in image_wh)
@@ -268,14 +268,14 @@ def _corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def _clipped(boxes, scores, classes, width: float, height: float, published: bool):
-    """Boxes, scores and classes of what the picture shows, clipped to it."""
+    """Boxes, scores and classes of what the image shows, clipped to it."""
     boxes = _clip(boxes, width, height, published)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     return boxes[inside], scores[inside], classes[inside]
 
 
 def _clip(boxes: np.ndarray, width: float, height: float, published: bool) -> np.ndarray:
-    """Boxes within the picture."""
+    """Boxes within the image."""
     limits = np.array([width, height], np.float32)
     if not published:
         return np.concatenate(

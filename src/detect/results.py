@@ -1,4 +1,4 @@
-"""Files of detections: JSON by picture, CSV by box, or a COCO result file."""
+"""Files of detections: JSON by image, CSV by box, or a COCO result file."""
 
 import csv
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ from src.detect.postprocess import Detections
 
 
 @dataclass(frozen=True)
-class PictureResult:
-    """What was found in a picture, in its own pixels."""
+class ImageDetections:
+    """What was found in an image, in its own pixels."""
 
     path: Path
     width: int
@@ -24,7 +24,7 @@ class PictureResult:
 
 
 def write_results(
-    folder: Path, results: Sequence[PictureResult], class_names: Sequence[str], formats: Sequence[str]
+    folder: Path, results: Sequence[ImageDetections], class_names: Sequence[str], formats: Sequence[str]
 ) -> list[Path]:
     """Write `detections.json`, `.csv` or COCO's `detections_coco.json` with `images.json`; the files.
 

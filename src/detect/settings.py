@@ -28,15 +28,15 @@ class ModelSettings:
         anchors: nine [width, height] in input pixels, for strides 8, 16, 32.
         scale_x_y: grid sensitivity of strides 8, 16, 32.
         input_hw: (height, width) of the input in pixels.
-        batch_size: pictures a call; 0: any.
+        batch_size: images a call; 0: any.
         image_mean, image_std: of RGB in 0..1, that a client normalises by where `input_type` is float32.
         input_type: float32, normalised, or uint8, pixels as they are, (N, 3, H, W) RGB both; or uint8_nhwc,
             pixels as they are, (N, H, W, 3) RGB.
         outputs: `raw` maps (N, 3 (5 + C), H, W), `decoded` maps (N, H, W, 3, 5 + C) with boxes x y w h as
             shares of the input, both for strides 32, 16, 8; or `detections` (n, 6) x1 y1 x2 y2 in input
             pixels, score, class; where a second output counts them, rows past the count are zero.
-        letterbox: pictures keep their aspect ratio, with grey borders, instead of being stretched.
-        letterbox_enlarge: under `letterbox`, pictures smaller than the input are enlarged to fill it.
+        letterbox: images keep their aspect ratio, with grey borders, instead of being stretched.
+        letterbox_enlarge: under `letterbox`, images smaller than the input are enlarged to fill it.
         letterbox_style: exact or mindyolo (`src.detect.letterbox`).
         padding_grey: grey level of the borders.
         tile_size: side in pixels of the tiles that scenes are cut into.

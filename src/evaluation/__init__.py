@@ -1,1 +1,1 @@
-"""From the network's outputs to boxes, metrics and pictures of them."""
+"""From the network's outputs to boxes, metrics and images of them."""

@@ -1,4 +1,4 @@
-"""What an evaluation says beyond AP: which classes are taken for which, and how well each picture went.
+"""What an evaluation says beyond AP: which classes are taken for which, and how well each image went.
 
 Detections from a score threshold a class are paired with objects of any class, so that a ship taken for a
 harbour is one mistake of its own and not a miss and a false alarm.
@@ -17,11 +17,11 @@ FALLBACK_SCORE = 0.3  # threshold of a class of which nothing was found, so that
 
 
 @dataclass(frozen=True)
-class PictureResult:
-    """One picture's objects and the detections that count, and how they pair.
+class PairedImage:
+    """One image's objects and the detections that count, and how they pair.
 
     Attributes:
-        record: the picture with its ground truth.
+        record: the image with its ground truth.
         boxes: (n, 4) float32 x1 y1 x2 y2 of the detections from the thresholds on.
         classes: (n,) int.
         scores: (n,).
@@ -69,8 +69,8 @@ def score_thresholds(result: CocoResult) -> np.ndarray:
     )
 
 
-def pair_pictures(dataset: DetectionSet, table: np.ndarray, thresholds: np.ndarray) -> list[PictureResult]:
-    """Each picture's detections from the thresholds on, paired with its objects.
+def pair_images(dataset: DetectionSet, table: np.ndarray, thresholds: np.ndarray) -> list[PairedImage]:
+    """Each image's detections from the thresholds on, paired with its objects.
 
     Pairs of IoU 0.5 or more are taken one after another, the largest IoU first, each object and each detection
     once. Of equal IoU the right class comes first, then the higher score.
@@ -94,12 +94,12 @@ def pair_pictures(dataset: DetectionSet, table: np.ndarray, thresholds: np.ndarr
         corners[:, 2:] += corners[:, :2]
         scores = table["score"][rows]
         object_of = _pair(record, corners, classes[rows], scores)
-        results.append(PictureResult(record, corners, classes[rows], scores, object_of))
+        results.append(PairedImage(record, corners, classes[rows], scores, object_of))
     return results
 
 
 def _pair(record: ImageRecord, corners: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """`object_of` of a picture's detections."""
+    """`object_of` of an image's detections."""
     object_of = np.full(len(corners), -1)
     overlaps = _overlaps(corners, record.boxes, crowd=False)
     rows, columns = np.nonzero(overlaps >= PAIR_IOU)
@@ -126,18 +126,18 @@ def _overlaps(boxes: np.ndarray, others: np.ndarray, crowd: bool) -> np.ndarray:
     return mask.iou(first, second, np.full(len(others), crowd, np.uint8))
 
 
-def confusion_matrix(pictures: list[PictureResult], num_classes: int) -> np.ndarray:
+def confusion_matrix(images: list[PairedImage], num_classes: int) -> np.ndarray:
     """(C + 1, C + 1) counts: row the object's class, column the detection's; the last is background.
 
     So the last column holds objects missed, the last row detections where there is no object.
     """
     matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
-    for picture in pictures:
-        paired = picture.object_of >= 0
-        objects = picture.object_of[paired]
-        np.add.at(matrix, (picture.record.classes[objects], picture.classes[paired]), 1)
-        missed = np.ones(len(picture.record.boxes), bool)
+    for image in images:
+        paired = image.object_of >= 0
+        objects = image.object_of[paired]
+        np.add.at(matrix, (image.record.classes[objects], image.classes[paired]), 1)
+        missed = np.ones(len(image.record.boxes), bool)
         missed[objects] = False
-        np.add.at(matrix, (picture.record.classes[missed], num_classes), 1)
-        np.add.at(matrix, (num_classes, picture.classes[picture.object_of == -1]), 1)
+        np.add.at(matrix, (image.record.classes[missed], num_classes), 1)
+        np.add.at(matrix, (num_classes, image.classes[image.object_of == -1]), 1)
     return matrix

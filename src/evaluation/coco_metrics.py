@@ -24,7 +24,7 @@ SIZE_BUCKETS = {
     **{f"{low} to {high}": (low**2, high**2) for low, high in pairwise(SIZE_SIDES)},
     "from 128": (128**2, 1e10),
 }
-# (AP or AR, IoU threshold or None for the mean, area, detections a picture and class) of the twelve lines.
+# (AP or AR, IoU threshold or None for the mean, area, detections an image and class) of the twelve lines.
 _LINES = (
     ("AP", None, "all", 100),
     ("AP", 0.5, "all", 100),
@@ -46,7 +46,7 @@ class ClassResult:
     """One class: AP over IoU 0.5..0.95, AP at 0.5, AR (each -1 without ground truth) and the best F1 at IoU 0.5.
 
     curve: precision at IoU 0.5 at the recalls 0, 0.01, ... 1, whose mean is ap50. recall50: recall at IoU 0.5 of at
-    most 100 detections a picture. detections: of the class, whatever their score.
+    most 100 detections an image. detections: of the class, whatever their score.
     """
 
     name: str
@@ -74,7 +74,7 @@ class SizeResult:
 
 @dataclass(frozen=True)
 class CocoResult:
-    """stats: COCO's twelve numbers; ap50_all: AP at IoU 0.5 with `max_detections` a picture and class.
+    """stats: COCO's twelve numbers; ap50_all: AP at IoU 0.5 with `max_detections` an image and class.
 
     sizes: AP at IoU 0.5 of `SIZE_BUCKETS`, with `max_detections` too.
     """
@@ -106,10 +106,10 @@ class CocoResult:
         return "\n".join(rows)
 
     def report(self) -> str:
-        """The twelve lines, the line for crowded pictures, and the table."""
+        """The twelve lines, the line for crowded images, and the table."""
         return (
             f"{self.lines}\n"
-            f"mAP@0.5 with up to {self.max_detections} detections a picture and class: {self.ap50_all:.3f}\n"
+            f"mAP@0.5 with up to {self.max_detections} detections an image and class: {self.ap50_all:.3f}\n"
             f"{self.table()}"
         )
 
@@ -130,8 +130,8 @@ def evaluate_coco(
         table: rows of `DETECTION`.
         class_names: names of the classes.
         category_ids: COCO category id of each class.
-        image_ids: score only these pictures; all by default.
-        max_detections: of the additional line for crowded pictures, over 100.
+        image_ids: score only these images; all by default.
+        max_detections: of the additional line for crowded images, over 100.
 
     Raises:
         UserError: the annotation file is damaged.

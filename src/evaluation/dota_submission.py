@@ -28,7 +28,7 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: equal con
 
 @dataclass(frozen=True)
 class TilePlace:
-    """Where a picture of the set lies: scene, x and y of its corner there, and its size within the scene."""
+    """Where an image of the set lies: scene, x and y of its corner there, and its size within the scene."""
 
     scene: str
     x: int
@@ -38,15 +38,15 @@ class TilePlace:
 
 
 def is_tiled(dataset: DetectionSet) -> bool:
-    """Whether the pictures of a set are tiles of scenes, by their names, as `utils/split_dota.py` writes them."""
+    """Whether the images of a set are tiles of scenes, by their names, as `utils/split_dota.py` writes them."""
     return all(_TILE_NAME.fullmatch(record.path.stem) for record in dataset.records)
 
 
 def find_places(dataset: DetectionSet) -> tuple[dict[int, TilePlace], dict[str, tuple[int, int]]]:
-    """Place of each picture of a set, by its id, and (width, height) of each scene.
+    """Place of each image of a set, by its id, and (width, height) of each scene.
 
     They stand in the annotation file that `utils/dota` wrote. Elsewhere the names tell,
-    `<scene>__x<X>__y<Y>`; a scene is then as large as its tiles reach. A picture with another name is a
+    `<scene>__x<X>__y<Y>`; a scene is then as large as its tiles reach. An image with another name is a
     scene of its own.
 
     Raises:

@@ -22,7 +22,7 @@ WRONG, RIGHT, IGNORED = 0, 1, 2
 
 @dataclass(frozen=True)
 class Objects:
-    """Ground truth of one class, sorted by picture.
+    """Ground truth of one class, sorted by image.
 
     boxes (n, 4) float64 x y w h, areas (n,), crowd (n,) bool, image_ids (n,); `numbered` (n,) bool: the
     annotation's id is not 0 (pycocotools takes a match with object 0 for none).
@@ -45,7 +45,7 @@ class Matches:
 
     Attributes:
         scores: (n,).
-        ranks: (n,) position among those of their picture, best first.
+        ranks: (n,) position among those of their image, best first.
         outcome: for each area range (IoU thresholds, n) uint8 of WRONG, RIGHT, IGNORED.
         objects: for each area range the number of objects to be found.
     """
@@ -65,14 +65,14 @@ def match_class(
     areas: Mapping[str, tuple[float, float]] = AREAS,
     iou_thresholds: np.ndarray = IOU_THRESHOLDS,
 ) -> Matches:
-    """Match detections of one class, picture by picture, best scores first.
+    """Match detections of one class, image by image, best scores first.
 
     Args:
         objects: ground truth of the class.
-        image_ids: (n,) picture of each detection.
+        image_ids: (n,) image of each detection.
         boxes: (n, 4) float64 x y w h.
         scores: (n,).
-        max_detections: most detections of the class in a picture; the best count.
+        max_detections: most detections of the class in an image; the best count.
         areas: ranges of square pixels by name, both ends included.
         iou_thresholds: ascending.
     """
@@ -89,17 +89,17 @@ def match_class(
         outside = (sizes < low) | (sizes > high)
         outcome[area] = np.tile(np.where(outside, IGNORED, WRONG).astype(np.uint8), (len(iou_thresholds), 1))
         ignored[area] = objects.ignored(low, high)
-    pictures, starts = np.unique(objects.image_ids, return_index=True)
+    images, starts = np.unique(objects.image_ids, return_index=True)
     ends = np.append(starts[1:], len(objects.image_ids))
-    first = np.searchsorted(image_ids, pictures)
-    last = np.searchsorted(image_ids, pictures, side="right")
+    first = np.searchsorted(image_ids, images)
+    last = np.searchsorted(image_ids, images, side="right")
     for start, end, low, high in zip(starts, ends, first, last):
         if low < high:
             truth = slice(start, end)
             overlaps = mask.iou(boxes[low:high], objects.boxes[truth], objects.crowd[truth].astype(np.uint8))
             pairs = _pairs(overlaps, iou_thresholds[0])
             for area in areas if pairs else ():
-                _match_picture(
+                _match_image(
                     pairs,
                     ignored[area][truth].tolist(),
                     objects.crowd[truth].tolist(),
@@ -120,10 +120,10 @@ def _pairs(overlaps: np.ndarray, lowest: float) -> list[tuple[int, list[tuple[in
     return list(found.items())
 
 
-def _match_picture(
+def _match_image(
     pairs, ignored: list, crowd: list, numbered: list, iou_thresholds: list, outcome: np.ndarray
 ) -> None:
-    """Greedy matching in one picture and area range, written to `outcome` (IoU thresholds, detections).
+    """Greedy matching in one image and area range, written to `outcome` (IoU thresholds, detections).
 
     A detection takes the object with the largest IoU of those not taken yet (the last of equal ones);
     an ignored object only where no other passes; a crowd may be taken again and again.

@@ -9,14 +9,14 @@ import shutil
 from pathlib import Path
 
 from src.base.atomic import atomic_write
-from src.evaluation.analysis import PictureResult, score_thresholds
+from src.evaluation.analysis import PairedImage, score_thresholds
 from src.evaluation.coco_metrics import CocoResult
 
 STATISTICS, BEST_THRESHOLD = "statistics.csv", "best_threshold.csv"
 RIGHT, FALSE_ALARM, MISS = "ok_images", "precision_ng_images", "recall_ng_images"
 
 
-def write_recommendation(folder: Path, result: CocoResult, drawn: list[tuple[PictureResult, Path]]) -> None:
+def write_recommendation(folder: Path, result: CocoResult, drawn: list[tuple[PairedImage, Path]]) -> None:
     """Write both tables, and copy each drawn image to where its mistakes belong.
 
     Args:
@@ -33,18 +33,18 @@ def write_recommendation(folder: Path, result: CocoResult, drawn: list[tuple[Pic
     for kind in (RIGHT, FALSE_ALARM, MISS):
         shutil.rmtree(folder / kind, ignore_errors=True)
         (folder / kind).mkdir()
-    for picture, path in drawn:
-        for kind in kinds_of(picture):
+    for image, path in drawn:
+        for kind in kinds_of(image):
             with atomic_write(folder / kind / path.name, binary=True) as handle:
                 handle.write(path.read_bytes())
 
 
-def kinds_of(picture: PictureResult) -> list[str]:
+def kinds_of(image: PairedImage) -> list[str]:
     """`RIGHT`, or `FALSE_ALARM` for a detection of no object of its class, `MISS` for an object not found, or both."""
     kinds = []
-    if (~picture.right & (picture.object_of != -2)).any():
+    if (~image.right & (image.object_of != -2)).any():
         kinds.append(FALSE_ALARM)
-    if not picture.found.all():
+    if not image.found.all():
         kinds.append(MISS)
     return kinds or [RIGHT]
 

@@ -15,7 +15,7 @@ from src.detect.detections import DETECTION, detect_set, to_table, write_coco_js
 from src.detect.letterbox import eval_resize
 from src.detect.postprocess import PostprocessOptions, postprocess_options
 from src.distributed_sampler import shard_indices
-from src.evaluation.analysis import FALLBACK_SCORE, PictureResult, pair_pictures, score_thresholds
+from src.evaluation.analysis import FALLBACK_SCORE, PairedImage, pair_images, score_thresholds
 from src.evaluation.coco_metrics import CocoResult, evaluate_coco
 from src.imaging.image_io import read_rgb, write_image
 from src.imaging.visualize import draw_boxes, side_by_side
@@ -35,7 +35,7 @@ class Evaluation:
 
 
 def load_validation_set(config: Config) -> DetectionSet:
-    """The validation set of the options, with the pictures that have no objects too."""
+    """The validation set of the options, with the images that have no objects too."""
     image_dir, ann_file = resolve_set(config.data_dir, "val", config.ann_val_file)
     return load_detection_set(
         image_dir, ann_file, config.labels, invalid_boxes=config.invalid_boxes, wrong_sizes=config.wrong_sizes
@@ -50,9 +50,9 @@ def detect_in_set(
     runtime: Runtime,
     options: PostprocessOptions,
 ) -> tuple[np.ndarray, Path]:
-    """Detect in every picture of a set; the table of detections and the JSON file they were written to.
+    """Detect in every image of a set; the table of detections and the JSON file they were written to.
 
-    The pictures are shared out among the ranks and the detections gathered; every rank gets the table,
+    The images are shared out among the ranks and the detections gathered; every rank gets the table,
     rank 0 writes the file.
     """
     logger = get_logger()
@@ -75,7 +75,7 @@ def detect_in_set(
         seconds += time.perf_counter() - started
         return maps
 
-    with progress_bar(total, "evaluate", "picture", runtime.rank) as bar:
+    with progress_bar(total, "evaluate", "image", runtime.rank) as bar:
         done = capped = 0
         for batch, found in detect_set(predict, loader, options, bar.update):
             tables.extend(
@@ -88,7 +88,7 @@ def detect_in_set(
                 logger.info("Processing... %.2f%% ", 100 * done / total)
     if capped:
         logger.info(
-            "%d of %d pictures have more than max_detections=%d detections: the best are kept",
+            "%d of %d images have more than max_detections=%d detections: the best are kept",
             capped, total, config.max_detections,
         )  # fmt: skip
     # As the published inference tool has it.
@@ -112,7 +112,7 @@ def evaluate_set(
     runtime: Runtime,
     options: PostprocessOptions | None = None,
 ) -> Evaluation:
-    """Detect in every picture of a set and score the detections; `options` are eval.py's by default."""
+    """Detect in every image of a set and score the detections; `options` are eval.py's by default."""
     options = options or postprocess_options(config)
     table, json_file = detect_in_set(backend, dataset, config, folder, runtime, options)
     get_logger().info("Calculating mAP...")
@@ -146,15 +146,15 @@ def log_scores(evaluation: Evaluation) -> None:
     get_logger().info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
 
 
-def write_pictures(
+def write_images(
     evaluation: Evaluation, dataset: DetectionSet, folder: Path, recommended: bool
-) -> list[tuple[PictureResult, Path]]:
-    """Ground truth beside detections for every picture of the set; each with the file it was drawn to.
+) -> list[tuple[PairedImage, Path]]:
+    """Ground truth beside detections for every image of the set; each with the file it was drawn to.
 
     Args:
         evaluation: the detections and their metrics.
         dataset: the ground truth.
-        folder: where the pictures go.
+        folder: where the images go.
         recommended: draw each class from its score threshold of the best F1, not from one fixed score.
     """
     thresholds = np.full(len(dataset.class_names), FALLBACK_SCORE)
@@ -162,14 +162,14 @@ def write_pictures(
         thresholds = score_thresholds(evaluation.result)
     folder.mkdir(parents=True, exist_ok=True)
     names, drawn = dataset.class_names, []
-    for picture in pair_pictures(dataset, evaluation.table, thresholds):
-        record = picture.record
+    for paired in pair_images(dataset, evaluation.table, thresholds):
+        record = paired.record
         image = read_rgb(record.path)
         truth = draw_boxes(image, record.boxes, record.classes, names)
-        found = draw_boxes(image, picture.boxes, picture.classes, names, picture.scores)
-        titles = (f"ground truth: {len(record.boxes)}", f"detections: {len(picture.boxes)}")
+        found = draw_boxes(image, paired.boxes, paired.classes, names, paired.scores)
+        titles = (f"ground truth: {len(record.boxes)}", f"detections: {len(paired.boxes)}")
         target = folder / f"{record.path.stem}.jpg"
         write_image(target, side_by_side(truth, found, titles))
-        drawn.append((picture, target))
-    get_logger().info("pictures of the detections: %s", folder)
+        drawn.append((paired, target))
+    get_logger().info("images of the detections: %s", folder)
     return drawn

@@ -1,4 +1,4 @@
-"""Detections for a test set: with an annotation file or only a folder of pictures, of any names and classes."""
+"""Detections for a test set: with an annotation file or only a folder of images, of any names and classes."""
 
 import time
 from pathlib import Path
@@ -14,7 +14,7 @@ from src.detect.postprocess import postprocess_options
 from src.evaluation.coco_classes import category_ids
 from src.evaluation.dota_submission import is_tiled, merge_scenes, score_scenes, write_submission
 from src.evaluation.session import detect_in_set, evaluate_set, load_validation_set, log_scores, start_folder
-from src.imaging.image_io import PICTURE_SUFFIXES, is_picture, read_size
+from src.imaging.image_io import IMAGE_SUFFIXES, is_image, read_size
 from src.logger import get_logger
 from src.runtime.device import Runtime
 from src.yolo_dataset import DetectionSet, ImageRecord, load_detection_set, resolve_set
@@ -23,15 +23,15 @@ TEST_LIST = "testdev2017.txt"  # COCO's test-dev is a part of its test set
 
 
 def load_test_set(config: Config) -> tuple[DetectionSet, bool]:
-    """The test set of the options, and whether its picture ids come from an annotation file.
+    """The test set of the options, and whether its image ids come from an annotation file.
 
-    Without an annotation file every picture of data_dir/test (or test2017) is taken, or those of testdev2017.txt
+    Without an annotation file every image of data_dir/test (or test2017) is taken, or those of testdev2017.txt
     where that lies beside it: the id is the name where all names are numbers, as COCO's are, and otherwise counts
     from 1; COCO's 80 classes have COCO's ids, others 1, 2, ...
     Where there is no test set at all it is the validation set, as users of MindYOLO know test.py.
 
     Raises:
-        UserError: neither an annotation file nor a folder of pictures, or a list that names pictures not there.
+        UserError: neither an annotation file nor a folder of images, or a list that names images not there.
     """
     root = Path(config.data_dir)
     folders = [root / name for name in ("test", "test2017") if config.data_dir and (root / name).is_dir()]
@@ -51,9 +51,9 @@ def load_test_set(config: Config) -> tuple[DetectionSet, bool]:
 
 
 def _from_folder(image_dir: Path, class_names: tuple[str, ...]) -> DetectionSet:
-    paths = sorted(path for path in image_dir.rglob("*") if is_picture(path))
+    paths = sorted(path for path in image_dir.rglob("*") if is_image(path))
     if not paths:
-        raise UserError(f"data_dir: no pictures ({', '.join(PICTURE_SUFFIXES)}) in {image_dir}")
+        raise UserError(f"data_dir: no images ({', '.join(IMAGE_SUFFIXES)}) in {image_dir}")
     listed = image_dir.parent / TEST_LIST
     if listed.is_file():
         paths = _chosen(paths, listed, image_dir)
@@ -69,21 +69,21 @@ def _from_folder(image_dir: Path, class_names: tuple[str, ...]) -> DetectionSet:
 
 
 def _chosen(paths: list[Path], listed: Path, image_dir: Path) -> list[Path]:
-    """The pictures that a list names, a path a line, by their file names alone: the folders before them differ."""
+    """The images that a list names, a path a line, by their file names alone: the folders before them differ."""
     try:
         lines = listed.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{listed}: cannot be read as text ({error})") from error
     names = {line.strip().replace("\\", "/").rpartition("/")[2] for line in lines if line.strip()}
     if not names:
-        raise UserError(f"{listed}: names no picture; remove it to take every picture of {image_dir}")
+        raise UserError(f"{listed}: names no image; remove it to take every image of {image_dir}")
     chosen = [path for path in paths if path.name in names]
     missing = sorted(names - {path.name for path in chosen})
     if missing:
         raise UserError(
-            f"{listed}: {len(missing)} of its {len(names)} pictures are not in {image_dir}, first {shown(missing[0])}"
+            f"{listed}: {len(missing)} of its {len(names)} images are not in {image_dir}, first {shown(missing[0])}"
         )
-    get_logger().info("%s: %d of %d pictures of %s", listed, len(chosen), len(paths), image_dir)
+    get_logger().info("%s: %d of %d images of %s", listed, len(chosen), len(paths), image_dir)
     return chosen
 
 
@@ -108,7 +108,7 @@ def detect_test_set(config: Config, runtime: Runtime) -> int:
         table, _ = detect_in_set(backend, dataset, config, folder, runtime, options)
         logger.info("the test set has no annotations: no AP")
     if not has_ids and runtime.is_master:
-        # Without an annotation file nobody else knows which picture an id means.
+        # Without an annotation file nobody else knows which image an id means.
         write_json(folder / "images.json", {str(record.id): str(record.path) for record in dataset.records})
     if runtime.is_master and is_tiled(dataset):
         submit_scenes(table, dataset, config, folder)

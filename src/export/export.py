@@ -106,7 +106,7 @@ def check_options(config: Config) -> None:
                 "end_to_end_form: an OM takes fixed shapes alone; set it to static",
             ),
             (not config.keep_detect, "keep_detect: end_to_end needs the decoded boxes; set it to True"),
-            (config.batch_size != 1, "batch_size: end_to_end is for one picture a call; set it to 1"),
+            (config.batch_size != 1, "batch_size: end_to_end is for one image a call; set it to 1"),
             (
                 config.nms_before_clip,
                 "nms_before_clip: end_to_end clips to the input first; set it to False",

@@ -241,7 +241,7 @@ def add_postprocessing(
     """The model with final boxes as its only output: `detections` (n, 6), x1 y1 x2 y2 in input pixels, score, class.
 
     Args:
-        model: gives the decoded maps of one picture.
+        model: gives the decoded maps of one image.
         options: thresholds.
         settings: input size and classes.
         top_k: most boxes that enter the suppression, the best ones.

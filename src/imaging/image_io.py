@@ -1,4 +1,4 @@
-"""Reading a picture as 8-bit RGB, or one clear error: nothing is scaled, rotated or filled in silently."""
+"""Reading an image as 8-bit RGB, or one clear error: nothing is scaled, rotated or filled in silently."""
 
 import struct
 import threading
@@ -11,8 +11,8 @@ from PIL import Image
 from src.base.errors import UserError
 
 MAX_PIXELS = 400_000_000  # a 20,000 x 20,000 scene; more is taken for a decompression bomb
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".tga", ".pcx")
-# Larger pictures than this many pixels, of less than a byte for this many of theirs, are taken for bombs too:
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".tga", ".pcx")
+# Larger images than this many pixels, of less than a byte for this many of theirs, are taken for bombs too:
 # they would decode to over 250 times their file.
 _LARGE_PIXELS, _MOST_PIXELS_A_BYTE = 64_000_000, 80
 _PILLOW_FORMATS = ("GIF", "PCX", "TGA")  # decoded by Pillow where OpenCV cannot; GIF only from OpenCV 4.11 on
@@ -21,22 +21,22 @@ _CHUNK_HEAD = struct.Struct(">I4s")  # of a PNG: length, kind
 _pillow_limit = threading.Lock()  # Pillow's own limit of pixels is a global
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a file's ending is that of a picture that `read_rgb` may read; hidden files are none."""
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+def is_image(path: Path) -> bool:
+    """Whether a file's ending is that of an image that `read_rgb` may read; hidden files are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def read_rgb(
     path: Path, expected_wh: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """The picture's stored pixels, (H, W, 3) uint8 RGB; grey and palette are expanded, alpha is dropped.
+    """The image's stored pixels, (H, W, 3) uint8 RGB; grey and palette are expanded, alpha is dropped.
 
     An orientation tag is ignored, as in COCO: boxes are given for the stored pixels.
 
     Args:
         path: a file that OpenCV (JPEG, PNG, TIFF, BMP, ...) or Pillow (GIF, PCX, TGA) can decode.
         expected_wh: width and height that the annotations give, checked before decoding.
-        max_pixels: larger pictures are refused before decoding.
+        max_pixels: larger images are refused before decoding.
 
     Raises:
         UserError: unreadable, truncated, too large, not 8-bit, turned by a TIFF tag, or of another size
@@ -57,15 +57,15 @@ def read_rgb(
         if (height, width) == tuple(expected_wh):
             remedy = "it fits after a rotation: remove the orientation from the file"
         raise UserError(
-            f"{path}: the picture is {width}x{height}, its annotation says "
+            f"{path}: the image is {width}x{height}, its annotation says "
             f"{expected_wh[0]}x{expected_wh[1]}; {remedy}"
         )
     data = np.fromfile(path, dtype=np.uint8)
     if _is_cut_short(data):
-        raise UserError(f"{path}: the picture is truncated; copy it again or remove it from the annotations")
+        raise UserError(f"{path}: the image is truncated; copy it again or remove it from the annotations")
     image = _decode_by_pillow(path) if kind in _PILLOW_FORMATS else _decode(data)
     if image is None or image.shape[:2] != (height, width):
-        raise UserError(f"{path}: the picture cannot be decoded; convert it to PNG or JPEG, or remove it")
+        raise UserError(f"{path}: the image cannot be decoded; convert it to PNG or JPEG, or remove it")
     if image.dtype != np.uint8:
         raise UserError(f"{path}: {image.dtype} pixels; convert it to 8-bit (the stretch is yours to choose)")
     if image.ndim == 2 or image.shape[2] == 1:
@@ -78,10 +78,10 @@ def read_rgb(
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(width, height) from the picture's header.
+    """(width, height) from the image's header.
 
     Raises:
-        UserError: missing, no picture, or turned by a TIFF tag.
+        UserError: missing, no image, or turned by a TIFF tag.
     """
     return _read_header(path)[:2]
 
@@ -90,7 +90,7 @@ def _read_header(path: Path) -> tuple[int, int, str]:
     """(width, height, Pillow's name of the format)."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such picture" if not path.exists() else f"{path}: not a file")
+        raise UserError(f"{path}: no such image" if not path.exists() else f"{path}: not a file")
     with _pillow_limit:  # or another thread would take our setting for the one to restore
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # we check the size ourselves
         try:
@@ -102,7 +102,7 @@ def _read_header(path: Path) -> tuple[int, int, str]:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
         except Exception as error:  # damaged headers end in struct.error, KeyError and more, by format
             raise UserError(
-                f"{path}: not a picture that can be decoded, or no 8-bit one; replace or remove it"
+                f"{path}: not an image that can be decoded, or no 8-bit one; replace or remove it"
             ) from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit
@@ -124,8 +124,8 @@ def _decode(data: np.ndarray) -> np.ndarray | None:
 def _decode_by_pillow(path: Path) -> np.ndarray | None:
     """Pixels (first frame) by Pillow as BGR, None where it fails."""
     try:
-        with Image.open(path) as picture:
-            return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[..., ::-1])
+        with Image.open(path) as image:
+            return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
     except Exception:  # as many kinds of error as formats
         return None
 
@@ -143,7 +143,7 @@ def write_image(path: Path, image: np.ndarray, params: tuple[int, ...] = ()) -> 
         path.write_bytes(data)
     except OSError as error:
         if path.is_file():
-            path.unlink()  # half a picture
+            path.unlink()  # half an image
         reason = error.strerror or str(error)
         raise UserError(
             f"{path}: cannot be written ({reason}); free disk space or choose another folder"
@@ -191,7 +191,7 @@ def _scan_start(jpeg: memoryview) -> int:
 
 
 def silence_opencv() -> None:
-    """No lines of OpenCV's own about a damaged picture: the error is one line, ours.
+    """No lines of OpenCV's own about a damaged image: the error is one line, ours.
 
     OpenCV 4 has `cv2.setLogLevel`, OpenCV 5 `cv2.utils.logging`.
     """

@@ -1,8 +1,8 @@
-"""Scenes read by window as 8-bit RGB: GeoTIFF and all else that GDAL knows, or plain pictures.
+"""Scenes read by window as 8-bit RGB: GeoTIFF and all else that GDAL knows, or plain images.
 
 A GeoTIFF is read through rasterio (optional, requirements-scenes.txt) and never held whole. PNG, JPEG and
 their like need no rasterio, unless bands or a stretch are chosen; these formats cannot be read by window, so
-such a picture is decoded at once, up to `image_io.MAX_PIXELS`.
+such an image is decoded at once, up to `image_io.MAX_PIXELS`.
 """
 
 import os
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from src.base.errors import UserError
-from src.imaging.image_io import PICTURE_SUFFIXES, read_rgb
+from src.imaging.image_io import IMAGE_SUFFIXES, read_rgb
 
 # GDAL's format of a file by its ending, so that the content cannot choose another.
 _DRIVERS = {
@@ -26,7 +26,7 @@ _DRIVERS = {
 _REMOTE = re.compile(
     rb"/vsi|[a-z][a-z0-9+.-]*://|<GDAL_|(?:WMS|WMTS|WCS|PG|PLMOSAIC|OGCAPI):|PixelFunctionLanguage", re.I
 )
-_PLAIN_SUFFIXES = tuple(suffix for suffix in PICTURE_SUFFIXES if not suffix.startswith(".tif"))
+_PLAIN_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if not suffix.startswith(".tif"))
 _CACHE_BYTES = 256 << 20  # of decoded blocks in GDAL, for rows of tiles that overlap
 _SAMPLE_PIXELS = 4_000_000  # of which percentiles are taken
 _SAMPLE_SIDE = 64
@@ -34,7 +34,7 @@ _MOST_LOOKUPS = 200_000  # blocks whose place in the file is checked when it is 
 
 
 class PlainRaster:
-    """A picture in memory; no coordinates beyond its pixels."""
+    """An image in memory; no coordinates beyond its pixels."""
 
     crs = None
     transform = None
@@ -271,7 +271,7 @@ def _flags(dataset, band: int) -> list[str]:
 
 
 def _palette(dataset, bands) -> np.ndarray | None:
-    """(256, 3) uint8 colours of a palette picture."""
+    """(256, 3) uint8 colours of a palette image."""
     from rasterio.enums import ColorInterp
 
     if (

@@ -1,4 +1,4 @@
-"""Pictures of boxes that stay readable on crowded tiles."""
+"""Images of boxes that stay readable on crowded tiles."""
 
 import colorsys
 
@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_MOST_LABELS = 40  # of a class in a picture; a class with more boxes is named in the legend alone
-_SMALL = 0.02  # share of the picture below which a box is kept clear of other boxes' labels
+_MOST_LABELS = 40  # of a class in an image; a class with more boxes is named in the legend alone
+_SMALL = 0.02  # share of the image below which a box is kept clear of other boxes' labels
 
 
 def class_colour(index: int) -> tuple[int, int, int]:
-    """A bright RGB colour of a class, the same in every picture; neighbours differ by the golden angle."""
+    """A bright RGB colour of a class, the same in every image; neighbours differ by the golden angle."""
     hue = (0.58 + index * 0.618034) % 1
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85 if index % 2 else 0.6, 1.0)
     return int(red * 255), int(green * 255), int(blue * 255)
@@ -20,7 +20,7 @@ def class_colour(index: int) -> tuple[int, int, int]:
 def draw_boxes(
     image: np.ndarray, boxes: np.ndarray, classes: np.ndarray, class_names, scores: np.ndarray | None = None
 ) -> np.ndarray:
-    """A copy of the picture with boxes, and labels where they do not cover other boxes.
+    """A copy of the image with boxes, and labels where they do not cover other boxes.
 
     A class with many boxes gets no labels. Classes with a box that has no label stand, with colour and
     count, in a legend in the emptiest corner.
@@ -57,12 +57,12 @@ def draw_boxes(
 
 
 def side_by_side(left: np.ndarray, right: np.ndarray, titles: tuple[str, str]) -> np.ndarray:
-    """Two pictures of one size beside each other, each under its title."""
+    """Two images of one size beside each other, each under its title."""
     panels = []
-    for picture, title in zip((left, right), titles):
-        bar = np.full((24, picture.shape[1], 3), 32, np.uint8)
+    for image, title in zip((left, right), titles):
+        bar = np.full((24, image.shape[1], 3), 32, np.uint8)
         cv2.putText(bar, title, (6, 17), _FONT, 0.5, (240, 240, 240), 1, cv2.LINE_AA)
-        panels.append(np.vstack([bar, picture]))
+        panels.append(np.vstack([bar, image]))
     gap = np.full((panels[0].shape[0], 6, 3), 32, np.uint8)
     return np.hstack([panels[0], gap, panels[1]])
 

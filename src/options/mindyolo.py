@@ -187,7 +187,7 @@ def _transforms(transforms: Any, where: str, left_out: list[str]) -> dict[str, A
         renamed, fixed = TRANSFORMS[name]
         for key, value in transform.items():
             if key == "pre_transform" and value == transforms[:number]:
-                continue  # the blended picture is made as the first one is
+                continue  # the blended image is made as the first one is
             if key in renamed:
                 options[renamed[key]] = value
             elif key != "func_name" and (key not in fixed or fixed[key] != value):

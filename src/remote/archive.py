@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from src.base.atomic import write_json
 from src.base.errors import UserError, refusal
 
-# Deflate reaches 1032:1 and pictures about 1:1; annotation files as JSON stay below 50:1.
+# Deflate reaches 1032:1 and images about 1:1; annotation files as JSON stay below 50:1.
 MAX_RATIO = 100
 # Archives that unpack to less than this are not worth calling a bomb.
 SMALL_BYTES = 64 << 20
@@ -117,7 +117,7 @@ def _checked_entries(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPa
 
 
 def _check_size(sizes: dict[str, int], archive: Path, folder: Path) -> None:
-    """Refuse what cannot be pictures (a bomb) and what the disk cannot take."""
+    """Refuse what cannot be images (a bomb) and what the disk cannot take."""
     total, packed = sum(sizes.values()), archive.stat().st_size
     if total > SMALL_BYTES and total > MAX_RATIO * packed:
         largest = max(sizes, key=sizes.get)

@@ -1,7 +1,7 @@
-"""The best, the worst and the most crowded pictures of an evaluation, ground truth beside detections.
+"""The best, the worst and the most crowded images of an evaluation, ground truth beside detections.
 
-A picture is inlined once, as a small JPEG; boxes are drawn over it as SVG paths, one for each class, so that the
-page can show one class alone. The number of pictures is bounded, whatever the size of the set.
+An image is inlined once, as a small JPEG; boxes are drawn over it as SVG paths, one for each class, so that the
+page can show one class alone. The number of images is bounded, whatever the size of the set.
 """
 
 import base64
@@ -10,77 +10,77 @@ from html import escape
 import cv2
 import numpy as np
 
-from src.evaluation.analysis import PictureResult
+from src.evaluation.analysis import PairedImage
 from src.imaging.image_io import read_rgb
 
-EACH = 6  # pictures of each kind
+EACH = 6  # images of each kind
 MOST_FOR_CLASSES = 12  # further ones, for classes that the kinds do not show
-_SIDE, _QUALITY = 480, 78  # longest side in pixels and JPEG quality of an inlined picture
+_SIDE, _QUALITY = 480, 78  # longest side in pixels and JPEG quality of an inlined image
 
 
-def choose_pictures(pictures: list[PictureResult]) -> list[tuple[PictureResult, tuple[str, ...]]]:
-    """The pictures to show and why: `best` and `worst` F1, most `crowded`, most of a `class` shown by no other.
+def choose_images(images: list[PairedImage]) -> list[tuple[PairedImage, tuple[str, ...]]]:
+    """The images to show and why: `best` and `worst` F1, most `crowded`, most of a `class` shown by no other.
 
-    Of equal F1 the picture with more objects is better, the one with more mistakes worse. Pictures without
+    Of equal F1 the image with more objects is better, the one with more mistakes worse. Images without
     objects and detections are not shown.
     """
-    with_objects = [picture for picture in pictures if len(picture.record.boxes)]
+    with_objects = [image for image in images if len(image.record.boxes)]
     kinds = {
         "best": sorted(with_objects, key=lambda each: (-each.f1, -len(each.record.boxes))),
         "worst": sorted(
-            (each for each in pictures if each.mistakes), key=lambda each: (each.f1, -each.mistakes)
+            (each for each in images if each.mistakes), key=lambda each: (each.f1, -each.mistakes)
         ),
         "crowded": sorted(with_objects, key=lambda each: -len(each.record.boxes)),
     }
     chosen: dict[int, list[str]] = {}
-    by_id = {picture.record.id: picture for picture in pictures}
+    by_id = {image.record.id: image for image in images}
     for kind, ordered in kinds.items():
-        for picture in ordered[:EACH]:
-            chosen.setdefault(picture.record.id, []).append(kind)
+        for image in ordered[:EACH]:
+            chosen.setdefault(image.record.id, []).append(kind)
     shown = {label for number in chosen for label in by_id[number].record.classes.tolist()}
     most: dict[int, tuple[int, int]] = {}
-    for picture in with_objects:
-        for label, count in zip(*np.unique(picture.record.classes, return_counts=True)):
+    for image in with_objects:
+        for label, count in zip(*np.unique(image.record.classes, return_counts=True)):
             if label not in shown:
-                most[int(label)] = max(most.get(int(label), (0, 0)), (int(count), picture.record.id))
+                most[int(label)] = max(most.get(int(label), (0, 0)), (int(count), image.record.id))
     for _, number in sorted(most.values(), reverse=True)[:MOST_FOR_CLASSES]:
         chosen.setdefault(number, []).append("class")
     return [(by_id[number], tuple(kinds)) for number, kinds in chosen.items()]
 
 
-def gallery(pictures: list[PictureResult], class_names: tuple[str, ...]) -> str:
-    """Figures of the chosen pictures as HTML text.
+def gallery(images: list[PairedImage], class_names: tuple[str, ...]) -> str:
+    """Figures of the chosen images as HTML text.
 
     Raises:
-        UserError: a picture cannot be read.
+        UserError: an image cannot be read.
     """
     figures = [
-        _figure(number, picture, kinds, class_names)
-        for number, (picture, kinds) in enumerate(choose_pictures(pictures))
+        _figure(number, image, kinds, class_names)
+        for number, (image, kinds) in enumerate(choose_images(images))
     ]
-    return f'<div class="gallery">{"".join(figures)}</div>' if figures else '<p class="none">no pictures</p>'
+    return f'<div class="gallery">{"".join(figures)}</div>' if figures else '<p class="none">no images</p>'
 
 
-def _figure(number: int, picture: PictureResult, kinds: tuple[str, ...], class_names) -> str:
-    record = picture.record
+def _figure(number: int, image: PairedImage, kinds: tuple[str, ...], class_names) -> str:
+    record = image.record
     width, height = record.width, record.height
     box = f'viewBox="0 0 {width} {height}" role="img"'
     name = f"tile{number}"
-    labels = sorted({*record.classes.tolist(), *picture.classes.tolist()})
+    labels = sorted({*record.classes.tolist(), *image.classes.tolist()})
     counts = "".join(
         f'<span data-class="{label}"><i class="c{label}"></i>{escape(class_names[label])} '
-        f"{int((picture.classes[picture.right] == label).sum())} of {int((record.classes == label).sum())}, "
-        f"{int(((picture.classes == label) & ~picture.right & (picture.object_of != -2)).sum())} wrong</span>"
+        f"{int((image.classes[image.right] == label).sum())} of {int((record.classes == label).sum())}, "
+        f"{int(((image.classes == label) & ~image.right & (image.object_of != -2)).sum())} wrong</span>"
         for label in labels
     )
-    f1 = f"F1 {picture.f1:.2f}" if picture.f1 >= 0 else "no objects"
+    f1 = f"F1 {image.f1:.2f}" if image.f1 >= 0 else "no objects"
     return (
         f'<figure data-classes="{" ".join(map(str, labels))}" data-kinds="{" ".join(kinds)}"><div class="pair">'
         f'<div><b>ground truth: {len(record.boxes)}</b><svg {box} aria-label="ground truth">'
         f'<image id="{name}" width="{width}" height="{height}" href="{jpeg_uri(read_rgb(record.path))}"/>'
-        f"{_paths(record.boxes, record.classes, picture.found)}</svg></div>"
-        f'<div><b>detections: {len(picture.boxes)}</b><svg {box} aria-label="detections">'
-        f'<use href="#{name}"/>{_paths(picture.boxes, picture.classes, picture.right)}</svg></div></div>'
+        f"{_paths(record.boxes, record.classes, image.found)}</svg></div>"
+        f'<div><b>detections: {len(image.boxes)}</b><svg {box} aria-label="detections">'
+        f'<use href="#{name}"/>{_paths(image.boxes, image.classes, image.right)}</svg></div></div>'
         f"<figcaption><b>{escape(record.path.name)}</b> {f1}; {escape(', '.join(kinds))}"
         f'<span class="legend">{counts}</span></figcaption></figure>'
     )
@@ -101,7 +101,7 @@ def _paths(boxes: np.ndarray, classes: np.ndarray, right: np.ndarray) -> str:
 
 
 def jpeg_uri(image: np.ndarray) -> str:
-    """A (H, W, 3) uint8 RGB picture, made small, as a data URI of a JPEG."""
+    """A (H, W, 3) uint8 RGB image, made small, as a data URI of a JPEG."""
     shrink = _SIDE / max(image.shape[:2])
     if shrink < 1:
         size = [max(1, round(side * shrink)) for side in image.shape[1::-1]]
@@ -110,5 +110,5 @@ def jpeg_uri(image: np.ndarray) -> str:
         ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
     )
     if not ok:
-        raise ValueError("a picture could not be encoded as JPEG")
+        raise ValueError("an image could not be encoded as JPEG")
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")

@@ -75,7 +75,7 @@ _SCRIPT = """
       figure.toggleAttribute("hidden", !here);
       count += here;
     }
-    if (shown) shown.textContent = count + " pictures";
+    if (shown) shown.textContent = count + " images";
     try { sessionStorage.setItem(store, JSON.stringify([label, kind])); } catch (error) { /* not allowed here */ }
   };
   try {
@@ -136,5 +136,5 @@ def _series_colours() -> str:
 
 
 def _class_colours(count: int) -> str:
-    """The colours that the project's pictures give the classes too."""
+    """The colours that the project's images give the classes too."""
     return "".join(f".c{number}{{--c:rgb{class_colour(number)}}}" for number in range(count)).replace(" ", "")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from src.base.atomic import atomic_write
-from src.evaluation.analysis import pair_pictures, score_thresholds
+from src.evaluation.analysis import pair_images, score_thresholds
 from src.evaluation.coco_metrics import CocoResult
 from src.report import sections
 from src.report.history import EpochRow
@@ -39,16 +39,16 @@ class Report:
         """Take in an evaluation, the last one so far: its metrics, detections and ground truth.
 
         Raises:
-            UserError: a picture of the gallery cannot be read.
+            UserError: an image of the gallery cannot be read.
         """
-        pictures = pair_pictures(dataset, table, score_thresholds(result))
+        images = pair_images(dataset, table, score_thresholds(result))
         after = f" after epoch {epoch}" if epoch else ""
         self.scores = [
             (f"AP{after}", f"{result.mean_ap:.3f}"),
             ("mAP@0.5", f"{result.stats[1]:.3f}"),
             (f"mAP@0.5, up to {result.max_detections} detections", f"{result.ap50_all:.3f}"),
         ]
-        self.evaluation = sections.evaluation(result, pictures, self.class_names)
+        self.evaluation = sections.evaluation(result, images, self.class_names)
 
     def write(self, rows: list[EpochRow], is_running: bool = False) -> None:
         """Write the page as things are, whole or not at all.

@@ -74,7 +74,7 @@ class RunResults:
         """The score of an epoch whose row is there.
 
         Raises:
-            UserError: a picture of the report's gallery cannot be read.
+            UserError: an image of the report's gallery cannot be read.
         """
         ap, ap50 = (value if value >= 0 else math.nan for value in evaluation.result.stats[:2])
         if self.events:

@@ -7,14 +7,14 @@ from itertools import pairwise
 
 import numpy as np
 
-from src.evaluation.analysis import PAIR_IOU, PictureResult, confusion_matrix, score_thresholds
+from src.evaluation.analysis import PAIR_IOU, PairedImage, confusion_matrix, score_thresholds
 from src.evaluation.coco_metrics import SIZE_BUCKETS, CocoResult
 from src.report.gallery import gallery
 from src.report.history import EpochRow
 from src.report.svg import column_chart, line_chart, number_text
 from src.yolo_dataset import DetectionSet
 
-_CROWDS = (1, 6, 21, 51, 101, 201, 501)  # first counts of the ranges of objects a picture
+_CROWDS = (1, 6, 21, 51, 101, 201, 501)  # first counts of the ranges of objects an image
 
 
 def section(name: str, title: str, body: str) -> str:
@@ -58,11 +58,11 @@ def curves(rows: Sequence[EpochRow]) -> str:
                     note="Mean over the steps of an epoch."),
         over_epochs("AP on the validation set", ("AP, IoU 0.50:0.95", "ap"), ("mAP@0.5", "ap50")),
         over_epochs("Learning rate", ("rate of an epoch's last step", "lr")),
-        over_epochs("Speed", ("pictures a second, training alone", "pictures_per_second")),
+        over_epochs("Speed", ("images a second, training alone", "pictures_per_second")),
     ]  # fmt: skip
     head = (
         "epoch", "step", "loss", "box", "objectness", "class", "learning rate", "AP", "mAP@0.5",
-        "pictures/s", "seconds",
+        "images/s", "seconds",
     )  # fmt: skip
     cells = [
         [
@@ -104,9 +104,7 @@ def classes(result: CocoResult) -> str:
         series, title="Precision over recall", x_label="recall", y_range=(0, 1), x_range=(0, 1),
         keys=[number for number, entry in present if entry.curve],
     )  # fmt: skip
-    note = (
-        "Precision over recall at IoU 0.5, up to 100 detections a picture and class; its mean is AP at 0.5."
-    )
+    note = "Precision over recall at IoU 0.5, up to 100 detections an image and class; its mean is AP at 0.5."
     return f'<div class="cards two">{chart("Precision and recall", plot, note)}<div class="card">{body}</div></div>'
 
 
@@ -152,14 +150,14 @@ def sizes(result: CocoResult) -> str:
     cells = [[entry.name, str(entry.objects), _share(entry.ap50)] for entry in result.sizes]
     body = table(("side in pixels", "objects", "AP at 0.5"), cells)
     note = (
-        f"Mean over the classes with objects of the size, up to {result.max_detections} detections a picture and "
+        f"Mean over the classes with objects of the size, up to {result.max_detections} detections an image and "
         "class. COCO's small, medium and large part at 32 and 96 pixels; aerial objects want finer steps."
     )
     return f'<div class="cards two">{chart("AP at IoU 0.5 by size", plot, note)}<div class="card">{body}</div></div>'
 
 
 def data(sets: Sequence[tuple[str, DetectionSet]]) -> str:
-    """Statistics of the sets: pictures, objects a class, sizes, objects a picture."""
+    """Statistics of the sets: images, objects a class, sizes, objects an image."""
     names = sets[0][1].class_names
     counts = {title: object_counts(dataset) for title, dataset in sets}
     rows = [
@@ -183,11 +181,11 @@ def data(sets: Sequence[tuple[str, DetectionSet]]) -> str:
         )
         parts.append(
             chart(
-                f"Objects a picture, {title}",
+                f"Objects an image, {title}",
                 column_chart(
-                    list(crowds), list(crowds.values()), title="pictures by objects", x_label="objects"
+                    list(crowds), list(crowds.values()), title="images by objects", x_label="objects"
                 ),
-                f"pictures with so many objects; at most {max(len(record.boxes) for record in dataset.records)}",
+                f"images with so many objects; at most {max(len(record.boxes) for record in dataset.records)}",
             )
         )
     return f'<div class="cards">{"".join(parts)}</div>'
@@ -210,19 +208,19 @@ def size_counts(dataset: DetectionSet) -> dict[str, int]:
 
 
 def crowd_counts(dataset: DetectionSet) -> dict[str, int]:
-    """Pictures with 0, 1 to 5, ... objects."""
+    """Images with 0, 1 to 5, ... objects."""
     crowds = [len(record.boxes) for record in dataset.records]
     found = np.bincount(np.searchsorted(_CROWDS, crowds, side="right"), minlength=len(_CROWDS) + 1)
     names = ["0", *(f"{low}-{high - 1}" for low, high in pairwise(_CROWDS)), f"{_CROWDS[-1]}+"]
     return dict(zip(names, found.tolist()))
 
 
-def evaluation(result: CocoResult, pictures: list[PictureResult], class_names: tuple[str, ...]) -> str:
-    """All that an evaluation tells: classes, sizes, confusion and pictures.
+def evaluation(result: CocoResult, images: list[PairedImage], class_names: tuple[str, ...]) -> str:
+    """All that an evaluation tells: classes, sizes, confusion and images.
 
-    `pictures` are paired from `score_thresholds(result)` on.
+    `images` are paired from `score_thresholds(result)` on.
     """
-    matrix = confusion_matrix(pictures, len(class_names))
+    matrix = confusion_matrix(images, len(class_names))
     kinds = "".join(
         f'<option value="{kind}">{text}</option>'
         for kind, text in (
@@ -244,6 +242,6 @@ def evaluation(result: CocoResult, pictures: list[PictureResult], class_names: t
         + section(
             "pictures", "Pictures",
             f'<p><label>show <select id="kind">{kinds}</select></label> <span id="shown"></span></p>'
-            f'<p><small title="{escape(thresholds)}">{note}</small></p>{gallery(pictures, class_names)}',
+            f'<p><small title="{escape(thresholds)}">{note}</small></p>{gallery(images, class_names)}',
         )
     )  # fmt: skip

@@ -1,5 +1,5 @@
 """Self-adversarial training (YOLOv4, https://arxiv.org/abs/2004.10934, section 3.3): the network first changes
-the pictures so that it overlooks their objects, and is then trained on them as usual."""
+the images so that it overlooks their objects, and is then trained on them as usual."""
 
 import mindspore as ms
 from mindspore import nn, ops
@@ -8,7 +8,7 @@ from src.train.train_step import ForwardLoss
 
 
 class SelfAdversary(nn.Cell):
-    """Pictures in which the network sees fewer objects.
+    """Images in which the network sees fewer objects.
 
     One step against the sign of the gradient of the loss that calls every cell empty
     (https://arxiv.org/abs/1412.6572), in grey levels. Runs with the network's statistics of inference and

@@ -1,4 +1,4 @@
-"""Pictures of what the network is trained on: boxes, and the anchors that the loss assigned them to."""
+"""Images of what the network is trained on: boxes, and the anchors that the loss assigned them to."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _CELL_DOT = 2  # radius in pixels of the mark of a cell
 def assigned_anchors(
     assigned: np.ndarray, truth: np.ndarray, input_hw: Sequence[int], anchors: Sequence
 ) -> np.ndarray:
-    """The anchors that one picture's boxes were assigned to.
+    """The anchors that one image's boxes were assigned to.
 
     Args:
         assigned: (3, T) of `TargetAssigner`.
@@ -46,7 +46,7 @@ def assigned_anchors(
 
 
 def draw_assignment(image: np.ndarray, boxes: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """A copy of the picture with boxes in white, anchors in their stride's colour and a dot in each cell.
+    """A copy of the image with boxes in white, anchors in their stride's colour and a dot in each cell.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -70,20 +70,20 @@ def draw_assignment(image: np.ndarray, boxes: np.ndarray, found: np.ndarray) -> 
     return canvas
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Pictures of one size as a grid, row by row, on dark grey."""
-    height, width = pictures[0].shape[:2]
+def contact_sheet(images: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Images of one size as a grid, row by row, on dark grey."""
+    height, width = images[0].shape[:2]
     gap = 8
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 32, np.uint8)
-    for number, picture in enumerate(pictures):
+    for number, image in enumerate(images):
         top, left = gap + number // columns * (height + gap), gap + number % columns * (width + gap)
-        sheet[top : top + height, left : left + width] = picture
+        sheet[top : top + height, left : left + width] = image
     return sheet
 
 
 def draw_sample(image, boxes, classes, found, class_names, title: str) -> np.ndarray:
-    """One training picture: its boxes with names on the left, the assigned anchors on the right."""
+    """One training image: its boxes with names on the left, the assigned anchors on the right."""
     left = draw_boxes(image, boxes, classes, class_names)
     titles = (f"{title}: {len(boxes)} boxes", f"assigned anchors: {len(found)}")
     return side_by_side(left, draw_assignment(image, boxes, found), titles)

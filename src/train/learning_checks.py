@@ -34,7 +34,7 @@ def warnings_before(
         _unseen_classes(train),
         _misfit(train, anchors, input_hw),
         _zero_rate(rates),
-        _evaluates_training_pictures(train, validation) if validation else "",
+        _evaluates_training_images(train, validation) if validation else "",
     ]
     return [line for line in found if line]
 
@@ -71,18 +71,18 @@ def _zero_rate(rates: np.ndarray) -> str:
     return "lr: the learning rate is 0 in every step of this run, nothing will be learned; set lr"
 
 
-def _evaluates_training_pictures(train: DetectionSet, validation: DetectionSet) -> str:
+def _evaluates_training_images(train: DetectionSet, validation: DetectionSet) -> str:
     trained = {record.path.resolve() for record in train.records}
     both = [record.path for record in validation.records if record.path.resolve() in trained]
     if Path(train.ann_file).resolve() == Path(validation.ann_file).resolve():
         return (
-            f"{train.ann_file}: training and evaluation read the same annotations, so AP says how well pictures are "
+            f"{train.ann_file}: training and evaluation read the same annotations, so AP says how well images are "
             "remembered; set ann_val_file to a held-out set"
         )
     if not both:
         return ""
     return (
-        f"{validation.ann_file}: {len(both)} of its {len(validation.records)} pictures are trained on too "
+        f"{validation.ann_file}: {len(both)} of its {len(validation.records)} images are trained on too "
         f"({_some([str(path) for path in both])}), so AP is too high; take them out of one of the sets"
     )
 

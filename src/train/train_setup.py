@@ -128,7 +128,7 @@ def create_loss(config: Config) -> YoloLoss:
 
 
 def create_forward(config: Config, network: ms.nn.Cell) -> ForwardLoss:
-    """From pictures and boxes to the loss."""
+    """From images and boxes to the loss."""
     return ForwardLoss(Normalize(config.image_mean, config.image_std), network, create_loss(config))
 
 

@@ -58,7 +58,7 @@ def _blend_tensor(share, average, value):
 
 
 class ForwardLoss(nn.Cell):
-    """Pictures and boxes to the loss.
+    """Images and boxes to the loss.
 
     Inputs:
         images: (N, 3, H, W) uint8 RGB.

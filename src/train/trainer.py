@@ -196,7 +196,7 @@ class Trainer:
         """Train to the end. Returns the best mAP (-1 where nothing was evaluated).
 
         Raises:
-            UserError: the loss is not finite; names the step and the pictures.
+            UserError: the loss is not finite; names the step and the images.
         """
         config = self.config
         last_step = self.steps_per_epoch * config.max_epoch
@@ -307,7 +307,7 @@ class Trainer:
         )  # fmt: skip
 
     def _is_adversarial(self) -> bool:
-        """Whether this step trains on pictures that the network has changed; the same draw after a resume."""
+        """Whether this step trains on images that the network has changed; the same draw after a resume."""
         if not self.config.sat:
             return False
         return np.random.default_rng((self.config.seed, self.step)).random() < self.config.sat
@@ -326,7 +326,7 @@ class Trainer:
                 iteration=self.step - 1,
                 loss=loss,
                 step_ms=1000 * seconds / steps,
-                fps=self._pictures(steps) / seconds,
+                fps=self._images(steps) / seconds,
                 lr=float(self.rates[self.step - 1]),
             )
         )
@@ -334,11 +334,11 @@ class Trainer:
 
     def _state_line(self, loss: float) -> str:
         """What the progress bar says of the step: loss, speed of the epoch so far, memory."""
-        speed = self._pictures(self.epoch_meter.steps) / self.epoch_meter.seconds
-        return f"loss {loss:.1f}, {speed:.1f} pictures/s, {used_memory(self.config)}"
+        speed = self._images(self.epoch_meter.steps) / self.epoch_meter.seconds
+        return f"loss {loss:.1f}, {speed:.1f} images/s, {used_memory(self.config)}"
 
-    def _pictures(self, steps: int) -> int:
-        """Pictures that all ranks see in so many steps."""
+    def _images(self, steps: int) -> int:
+        """Images that all ranks see in so many steps."""
         return steps * self.config.per_batch_size * self.runtime.group_size
 
     def _record_epoch(self) -> None:
@@ -354,7 +354,7 @@ class Trainer:
             lr=float(self.rates[self.step - 1]),
             ap=math.nan,
             ap50=math.nan,
-            pictures_per_second=self._pictures(steps) / seconds,
+            pictures_per_second=self._images(steps) / seconds,
             seconds=seconds,
         )
         self.results.add_epoch(row)
@@ -364,8 +364,8 @@ class Trainer:
         self.results.write_report()
         raise UserError(
             f"the loss is {loss} at epoch {self.step // self.steps_per_epoch + 1}, step {self.step + 1}, "
-            f"pictures: {names}; nothing was saved after the last checkpoint. Lower lr, raise warmup_epochs, "
-            "set clip_norm (with ms_amp_level: lower amp_loss_scale), or look at these pictures' boxes"
+            f"images: {names}; nothing was saved after the last checkpoint. Lower lr, raise warmup_epochs, "
+            "set clip_norm (with ms_amp_level: lower amp_loss_scale), or look at these images' boxes"
         )
 
     # ---------------------------------------------------------------- checkpoints and evaluation

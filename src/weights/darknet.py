@@ -2,7 +2,7 @@
 
 A `.weights` file is a header and float32 values, little-endian, without names: for each convolution in the
 `.cfg`'s order bias, scale, mean and variance of its BatchNorm (a bias alone where it has none) and then its
-weight (out, in, k, k). The header is three int32 (major, minor, revision) and the number of pictures seen, in
+weight (out, in, k, k). The header is three int32 (major, minor, revision) and the number of images seen, in
 64 bits from version 0.2 on and in 32 before. Darknet's BatchNorm adds 0.00001 to the variance, as ours does;
 OpenCV's importer adds 0.000001, which matters only to channels that hardly vary.
 

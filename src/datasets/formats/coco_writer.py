@@ -1,4 +1,4 @@
-"""Labelled pictures as a data set in COCO's format, in the layout of `data_dir`, with a count of everything."""
+"""Labelled images as a data set in COCO's format, in the layout of `data_dir`, with a count of everything."""
 
 import math
 import os
@@ -13,7 +13,7 @@ import yaml
 
 from src.base.atomic import atomic_path, write_json
 from src.base.errors import UserError, refusal
-from src.datasets.formats.labelled import LabelledObject, LabelledPicture, LabelledSet
+from src.datasets.formats.labelled import LabelledImage, LabelledObject, LabelledSet
 from src.logger import progress_bar
 
 PLACING = ("link", "copy")
@@ -30,22 +30,22 @@ class WriteOptions:
         drop_other_classes: leave out, and count, objects of a class that is not in `labels`; otherwise an error.
         ignore_difficult: objects marked `difficult` are no targets (`iscrowd` 1); otherwise they are, and the mark
             is kept as `difficult` 1.
-        pictures: `link` (symbolic links to where they are) or `copy`.
+        placing: `link` (symbolic links to where they are) or `copy`.
     """
 
     labels: tuple[str, ...] | None = None
     drop_other_classes: bool = False
     ignore_difficult: bool = False
-    pictures: str = "link"
+    placing: str = "link"
 
 
 @dataclass
-class Conversion:
+class ConvertedSet:
     """What a conversion wrote: classes, counts a split, what was left out and notes."""
 
     out: Path
     class_names: tuple[str, ...]
-    pictures: dict[str, int] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
     empty: Counter = field(default_factory=Counter)
     objects: dict[str, Counter] = field(default_factory=dict)
     ignored: Counter = field(default_factory=Counter)
@@ -54,11 +54,11 @@ class Conversion:
 
     def __str__(self) -> str:
         lines = []
-        for split, count in self.pictures.items():
+        for split, count in self.images.items():
             objects = self.objects[split]
             more = f", {self.ignored[split]} more ignored as difficult" if self.ignored[split] else ""
             lines.append(
-                f"{split}: {count} pictures ({self.empty[split]} of them without objects), "
+                f"{split}: {count} images ({self.empty[split]} of them without objects), "
                 f"{sum(objects.values())} objects{more}"
             )
             lines += [f"  {name:<20} {objects[name]}" for name in self.class_names]
@@ -77,19 +77,17 @@ def labels_option(names: tuple[str, ...]) -> str:
     return f"--labels={shlex.quote(text)}"
 
 
-def write_coco(found: LabelledSet, out: Path, options: WriteOptions) -> Conversion:
+def write_coco(found: LabelledSet, out: Path, options: WriteOptions) -> ConvertedSet:
     """Write `out/{train,val}/` and `out/annotations/{train,val}.json`, all of it or nothing.
 
     Raises:
         UserError: a class that is not in `labels`, no objects at all, the place is taken, or the disk is full.
     """
-    result = Conversion(
+    result = ConvertedSet(
         out, _classes(found, options), left_out=Counter(found.left_out), notes=list(found.notes)
     )
     _note_shared(found, result)
-    documents = {
-        split: _document(split, pictures, options, result) for split, pictures in found.splits.items()
-    }
+    documents = {split: _document(split, images, options, result) for split, images in found.splits.items()}
     if not sum(sum(objects.values()) for objects in result.objects.values()):
         raise UserError(f"--out: not one object is left ({dict(result.left_out)}); look at the labels")
     for split in documents:
@@ -101,7 +99,7 @@ def write_coco(found: LabelledSet, out: Path, options: WriteOptions) -> Conversi
         for split, document in documents.items():
             if document["images"]:
                 written += [out / split, out / "annotations" / f"{split}.json"]
-                _place_pictures(out / split, found.splits[split], document, options)
+                _place_images(out / split, found.splits[split], document, options)
                 written[-1].parent.mkdir(parents=True, exist_ok=True)
         for split, document in documents.items():
             if document["images"]:
@@ -123,29 +121,29 @@ def _classes(found: LabelledSet, options: WriteOptions) -> tuple[str, ...]:
         return options.labels
     if found.class_names:
         return found.class_names
-    names = {entry.name for pictures in found.splits.values() for item in pictures for entry in item.objects}
+    names = {entry.name for images in found.splits.values() for item in images for entry in item.objects}
     return tuple(sorted(names))
 
 
-def _note_shared(found: LabelledSet, result: Conversion) -> None:
-    """Say where the held-out set is not held out, and which pictures need a larger `max_box`."""
-    places = [{item.path.resolve() for item in pictures} for pictures in found.splits.values()]
+def _note_shared(found: LabelledSet, result: ConvertedSet) -> None:
+    """Say where the held-out set is not held out, and which images need a larger `max_box`."""
+    places = [{item.path.resolve() for item in images} for images in found.splits.values()]
     shared = set.intersection(*places) if len(places) > 1 else set()
     if shared:
         result.notes.append(
-            f"{len(shared)} pictures are in both train and val (first {min(shared)}): results on val mislead"
+            f"{len(shared)} images are in both train and val (first {min(shared)}): results on val mislead"
         )
-    most = max((len(item.objects) for pictures in found.splits.values() for item in pictures), default=0)
+    most = max((len(item.objects) for images in found.splits.values() for item in images), default=0)
     if most > 600:  # the option's default
-        result.notes.append(f"a picture has {most} objects; train with --max_box={most}")
+        result.notes.append(f"an image has {most} objects; train with --max_box={most}")
 
 
-def _document(split: str, pictures: list[LabelledPicture], options: WriteOptions, result: Conversion) -> dict:
+def _document(split: str, labelled: list[LabelledImage], options: WriteOptions, result: ConvertedSet) -> dict:
     """COCO's document of a split; counts go to `result`."""
     numbers = {name: number for number, name in enumerate(result.class_names, start=1)}
     images, annotations = [], []
     counts = result.objects[split] = Counter()
-    for item, name in zip(pictures, file_names([item.path for item in pictures])):
+    for item, name in zip(labelled, file_names([item.path for item in labelled])):
         images.append({"id": len(images) + 1, "file_name": name, "width": item.width, "height": item.height})
         targets = 0
         seen = set()
@@ -182,27 +180,27 @@ def _document(split: str, pictures: list[LabelledPicture], options: WriteOptions
             else:
                 counts[entry.name] += 1
         result.empty[split] += not targets
-    result.pictures[split] = len(images)
+    result.images[split] = len(images)
     categories = [{"id": number, "name": name} for name, number in numbers.items()]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _bbox(entry: LabelledObject, item: LabelledPicture) -> tuple[list[float], str]:
-    """COCO's [x, y, width, height] clipped to the picture, or why it is left out."""
+def _bbox(entry: LabelledObject, item: LabelledImage) -> tuple[list[float], str]:
+    """COCO's [x, y, width, height] clipped to the image, or why it is left out."""
     x1, y1, x2, y2 = entry.box
     if x2 <= x1 or y2 <= y1:
         return [], "without area"
     x1, y1 = round(max(x1, 0.0), 3), round(max(y1, 0.0), 3)
     width, height = round(min(x2, item.width) - x1, 3), round(min(y2, item.height) - y1, 3)
     if x1 >= item.width or y1 >= item.height or x2 <= 0 or y2 <= 0:
-        return [], "outside their picture"
+        return [], "outside their image"
     if width <= 0 or height <= 0:
         return [], "without area"
     return [x1, y1, width, height], ""
 
 
 def file_names(paths: list[Path]) -> list[str]:
-    """A name for each picture: its own; where several share one, with their folders in front.
+    """A name for each image: its own; where several share one, with their folders in front.
 
     Raises:
         UserError: names that still clash.
@@ -216,16 +214,16 @@ def file_names(paths: list[Path]) -> list[str]:
     ]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise UserError(f"--src: several pictures would be named {twice[0]}; rename them")
+        raise UserError(f"--src: several images would be named {twice[0]}; rename them")
     return names
 
 
-def _place_pictures(folder: Path, pictures: list[LabelledPicture], document, options: WriteOptions) -> None:
+def _place_images(folder: Path, images: list[LabelledImage], document, options: WriteOptions) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with progress_bar(len(pictures), folder.name, "picture") as bar:
-        for item, entry in zip(pictures, document["images"]):
+    with progress_bar(len(images), folder.name, "image") as bar:
+        for item, entry in zip(images, document["images"]):
             target = folder / entry["file_name"]
-            if options.pictures == "link":
+            if options.placing == "link":
                 target.symlink_to(item.path.resolve())
             else:
                 with atomic_path(target) as temporary:

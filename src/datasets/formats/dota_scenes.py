@@ -1,4 +1,4 @@
-"""DOTA's label files without cutting: each scene is a picture (`utils/split_dota.py` cuts them into tiles)."""
+"""DOTA's label files without cutting: each scene is an image (`utils/split_dota.py` cuts them into tiles)."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from src.datasets.dota_labels import read_labels
 from src.datasets.dota_split import find_scenes
 from src.datasets.formats.labelled import (
     SPLITS,
+    LabelledImage,
     LabelledObject,
-    LabelledPicture,
     LabelledSet,
     ReadOptions,
     split_by_share,
@@ -50,6 +50,6 @@ def read_dota(src: Path, options: ReadOptions) -> LabelledSet:
                     )
                     for number, entry in enumerate(read_labels(label_file, None), start=1)
                 ]
-                result.splits[split].append(LabelledPicture(scene, width, height, objects))
+                result.splits[split].append(LabelledImage(scene, width, height, objects))
                 bar.update()
     return result

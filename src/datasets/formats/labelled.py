@@ -1,4 +1,4 @@
-"""What every reader of an annotation format gives: pictures with labelled boxes, in a training and a held-out set."""
+"""What every reader of an annotation format gives: images with labelled boxes, in a training and a held-out set."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from src.base.errors import UserError
-from src.imaging.image_io import is_picture
+from src.imaging.image_io import is_image
 
 DEFAULT_VAL_SHARE = 0.2
 SPLITS = ("train", "val")  # as the written data set names them
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LabelledObject:
-    """One object: class name, x1 y1 x2 y2 in pixels of its picture, and where it is written, for errors."""
+    """One object: class name, x1 y1 x2 y2 in pixels of its image, and where it is written, for errors."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -28,8 +28,8 @@ class LabelledObject:
 
 
 @dataclass(frozen=True)
-class LabelledPicture:
-    """A picture's file, its size in pixels and its objects."""
+class LabelledImage:
+    """An image's file, its size in pixels and its objects."""
 
     path: Path
     width: int
@@ -42,13 +42,13 @@ class LabelledSet:
     """What a reader found.
 
     Attributes:
-        splits: pictures of `train` and `val`.
+        splits: images of `train` and `val`.
         class_names: the names where the format declares them, in its order; None where objects alone name them.
         left_out: how much was left out, by reason.
         notes: what a person should know beside that.
     """
 
-    splits: dict[str, list[LabelledPicture]]
+    splits: dict[str, list[LabelledImage]]
     class_names: tuple[str, ...] | None = None
     left_out: Counter = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -60,12 +60,12 @@ class ReadOptions:
 
     Attributes:
         split_names: what the source calls the training and the held-out set (lists or folders).
-        val_share: share of pictures that is held out, drawn by `seed`, instead of the source's own split; None:
+        val_share: share of images that is held out, drawn by `seed`, instead of the source's own split; None:
             the source's split, and `DEFAULT_VAL_SHARE` where it has none.
         seed: of the draw.
-        images: folder of the pictures where it is not the usual one.
+        images: folder of the images where it is not the usual one.
         annotations: folder of the label files where it is not the usual one.
-        skip_missing: leave out, and count, pictures that are labelled but not there; otherwise an error.
+        skip_missing: leave out, and count, images that are labelled but not there; otherwise an error.
         zero_based: VOC coordinates count from 0 and not, as the format has them, from 1.
         names: class names in the order of their numbers, or a file of them (YOLO), or of the DOTA version.
     """
@@ -90,7 +90,7 @@ def split_by_share(items: Sequence[T], options: ReadOptions, src: Path) -> dict[
     if share == 0:
         return {"train": list(items), "val": []}
     if len(items) < 2:
-        raise UserError(f"{src}: {len(items)} pictures cannot be split; add pictures, or --val_share=0")
+        raise UserError(f"{src}: {len(items)} images cannot be split; add images, or --val_share=0")
     count = min(max(round(len(items) * share), 1), len(items) - 1)
     held_out = set(np.random.default_rng(options.seed).permutation(len(items))[:count].tolist())
     return {
@@ -99,9 +99,9 @@ def split_by_share(items: Sequence[T], options: ReadOptions, src: Path) -> dict[
     }
 
 
-def pictures_below(folder: Path) -> list[Path]:
-    """Pictures of a folder and its sub-folders, by name."""
-    return sorted(path for path in folder.rglob("*") if is_picture(path))
+def images_below(folder: Path) -> list[Path]:
+    """Images of a folder and its sub-folders, by name."""
+    return sorted(path for path in folder.rglob("*") if is_image(path))
 
 
 def read_lines(path: Path, remedy: str = "save it as UTF-8 text") -> list[str]:
@@ -119,7 +119,7 @@ def read_lines(path: Path, remedy: str = "save it as UTF-8 text") -> list[str]:
 
 
 def refuse_missing(missing: list[str], options: ReadOptions, left_out: Counter, src: Path) -> None:
-    """Name pictures that labels or lists speak of and that are not there, or count them under `skip_missing`.
+    """Name images that labels or lists speak of and that are not there, or count them under `skip_missing`.
 
     Raises:
         UserError: there are some, and they are not to be skipped.
@@ -127,10 +127,10 @@ def refuse_missing(missing: list[str], options: ReadOptions, left_out: Counter, 
     if missing and not options.skip_missing:
         shown = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
         raise UserError(
-            f"{src}: {len(missing)} pictures or their files are missing: {shown}; add them, or --skip_missing"
+            f"{src}: {len(missing)} images or their files are missing: {shown}; add them, or --skip_missing"
         )
     if missing:
-        left_out["pictures that are missing"] += len(missing)
+        left_out["images that are missing"] += len(missing)
 
 
 def without_repeats(items: Iterable[T], left_out: Counter) -> list[T]:
@@ -138,5 +138,5 @@ def without_repeats(items: Iterable[T], left_out: Counter) -> list[T]:
     items = list(items)
     kept = list(dict.fromkeys(items))
     if len(kept) < len(items):
-        left_out["pictures listed twice"] += len(items) - len(kept)
+        left_out["images listed twice"] += len(items) - len(kept)
     return kept

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 from src.base.errors import UserError
 from src.datasets.formats.labelled import (
     SPLITS,
+    LabelledImage,
     LabelledObject,
-    LabelledPicture,
     LabelledSet,
     ReadOptions,
     read_lines,
@@ -21,29 +21,29 @@ from src.datasets.formats.labelled import (
     split_by_share,
     without_repeats,
 )
-from src.imaging.image_io import is_picture, read_size
+from src.imaging.image_io import is_image, read_size
 from src.logger import progress_bar
 
 _KEYS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_voc(src: Path, options: ReadOptions) -> LabelledSet:
-    """The pictures of a VOC folder, split by its lists or by share.
+    """The images of a VOC folder, split by its lists or by share.
 
     Raises:
-        UserError: folders, lists, pictures or XML files that are missing or not of this form.
+        UserError: folders, lists, images or XML files that are missing or not of this form.
     """
     folder = _annotation_folder(src, options)
-    pictures = _index_pictures(src, options)
+    images = _index_images(src, options)
     files = {path.stem: path for path in sorted(folder.glob("*.xml"))}
     result = LabelledSet({})
     numbered = _split(src, list(files), options, result.left_out)
     listed = {name for names in numbered.values() for name in names}
     if set(files) - listed:
-        result.left_out["pictures in no list"] += len(set(files) - listed)
-    unlabelled = set(pictures) - set(files) - listed
+        result.left_out["images in no list"] += len(set(files) - listed)
+    unlabelled = set(images) - set(files) - listed
     if unlabelled:
-        result.left_out["pictures without an annotation file"] += len(unlabelled)
+        result.left_out["images without an annotation file"] += len(unlabelled)
     missing: list[str] = []
     counts: Counter = Counter()
     with progress_bar(sum(map(len, numbered.values())), "read", "file") as bar:
@@ -54,11 +54,11 @@ def read_voc(src: Path, options: ReadOptions) -> LabelledSet:
                 if name not in files:
                     missing.append(str(folder / f"{name}.xml"))
                     continue
-                picture = _read_one(files[name], pictures, options, counts)
-                if picture is None:
-                    missing.append(f"the picture of {files[name]}")
+                image = _read_one(files[name], images, options, counts)
+                if image is None:
+                    missing.append(f"the image of {files[name]}")
                 else:
-                    found.append(picture)
+                    found.append(image)
     refuse_missing(missing, options, result.left_out, src)
     if counts["zero"]:
         result.notes.append(
@@ -69,7 +69,7 @@ def read_voc(src: Path, options: ReadOptions) -> LabelledSet:
 
 
 def read_voc_xml(path: Path, zero_based: bool = False) -> tuple[str, tuple[int, int], list[LabelledObject]]:
-    """One file: the picture's name in it (may be empty), its width and height (0 where not given), objects.
+    """One file: the image's name in it (may be empty), its width and height (0 where not given), objects.
 
     VOC's coordinates are those of the box's first and last pixel, counted from 1: pixels 1 to 10 are the box from
     0 to 10. So 1 is taken from xmin and ymin, and xmax and ymax stay. With `zero_based` pixels 0 to 9 are that
@@ -141,26 +141,26 @@ def _whole(text: str | None, where: str) -> int:
     return int(_number(text, where)) if text is not None and text.strip() else 0
 
 
-def _read_one(path: Path, pictures, options: ReadOptions, counts: Counter) -> LabelledPicture | None:
-    """The picture of an XML file, None where it is not there."""
+def _read_one(path: Path, images, options: ReadOptions, counts: Counter) -> LabelledImage | None:
+    """The image of an XML file, None where it is not there."""
     name, size, objects = read_voc_xml(path, options.zero_based)
-    candidates = pictures.get(path.stem) or pictures.get(Path(name.replace("\\", "/")).stem) or []
-    picture = next((item for item in candidates if item.name == name), None)
-    if picture is None and len(candidates) > 1:
+    candidates = images.get(path.stem) or images.get(Path(name.replace("\\", "/")).stem) or []
+    image = next((item for item in candidates if item.name == name), None)
+    if image is None and len(candidates) > 1:
         shown = ", ".join(map(str, candidates[:3]))
-        raise UserError(f"{path}: its picture may be {shown}; say which in <filename>, or remove the others")
-    if picture is None and not candidates:
+        raise UserError(f"{path}: its image may be {shown}; say which in <filename>, or remove the others")
+    if image is None and not candidates:
         return None
-    picture = picture or candidates[0]
-    width, height = read_size(picture)
+    image = image or candidates[0]
+    width, height = read_size(image)
     if min(size) > 0 and size != (width, height):
         raise UserError(
-            f"{path}: <size> is {size[0]}x{size[1]}, {picture} is {width}x{height}; "
+            f"{path}: <size> is {size[0]}x{size[1]}, {image} is {width}x{height}; "
             "correct the boxes and <size> (a <size> of 0 is not checked)"
         )
     if not options.zero_based:
         counts["zero"] += sum(min(entry.box[:2]) == -1 for entry in objects)
-    return LabelledPicture(picture, width, height, objects)
+    return LabelledImage(image, width, height, objects)
 
 
 def _annotation_folder(src: Path, options: ReadOptions) -> Path:
@@ -174,21 +174,21 @@ def _annotation_folder(src: Path, options: ReadOptions) -> Path:
     return folder
 
 
-def _index_pictures(src: Path, options: ReadOptions) -> dict[str, list[Path]]:
-    """Pictures by name without ending; of `JPEGImages`, or where there is none of `JPEGImages-*` or `images`."""
+def _index_images(src: Path, options: ReadOptions) -> dict[str, list[Path]]:
+    """Images by name without ending; of `JPEGImages`, or where there is none of `JPEGImages-*` or `images`."""
     folders = [options.images] if options.images else [src / "JPEGImages"]
     if options.images is None and not folders[0].is_dir():
         folders = sorted(src.glob("JPEGImages*/")) or [src / "images"]
-    pictures: dict[str, list[Path]] = {}
+    images: dict[str, list[Path]] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"--src: no folder {folder} of pictures; expected JPEGImages/, or give --images")
+            raise UserError(f"--src: no folder {folder} of images; expected JPEGImages/, or give --images")
         for path in sorted(folder.iterdir()):
-            if is_picture(path):
-                pictures.setdefault(path.stem, []).append(path)
-    if not pictures:
-        raise UserError(f"--src: no pictures in {', '.join(map(str, folders))}")
-    return pictures
+            if is_image(path):
+                images.setdefault(path.stem, []).append(path)
+    if not images:
+        raise UserError(f"--src: no images in {', '.join(map(str, folders))}")
+    return images
 
 
 def _split(src: Path, names: list[str], options: ReadOptions, left_out: Counter) -> dict[str, list[str]]:

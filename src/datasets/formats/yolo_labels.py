@@ -1,7 +1,7 @@
 """YOLO's text labels as a COCO document, so that a set in MindYOLO's layout is trained on as it lies.
 
-MindYOLO lists the pictures of a set in `train2017.txt` (a path a line, such as ./images/train2017/1.jpg) and has their
-labels in `labels/train2017/1.txt` (`class x y w h` or an outline a line, as shares of the picture's sides). Either
+MindYOLO lists the images of a set in `train2017.txt` (a path a line, such as ./images/train2017/1.jpg) and has their
+labels in `labels/train2017/1.txt` (`class x y w h` or an outline a line, as shares of the image's sides). Either
 stands where an annotation file would: the list, or the folder of labels.
 """
 
@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 from src.base.errors import UserError
-from src.datasets.formats.labelled import ReadOptions, pictures_below, without_repeats
-from src.datasets.formats.yolo_txt import label_path, listed_pictures, read_yolo_labels
+from src.datasets.formats.labelled import ReadOptions, images_below, without_repeats
+from src.datasets.formats.yolo_txt import label_path, listed_images, read_yolo_labels
 from src.imaging.image_io import read_size
 from src.logger import get_logger, progress_bar
 from src.yolo_dataset import read_annotations
@@ -25,24 +25,24 @@ def annotations_of(image_dir: Path, ann_file: Path, class_names) -> dict:
         class_names: names by the labels' numbers; a COCO file brings its own.
 
     Raises:
-        UserError: as of `read_annotations`; a line that is no label, a picture that is missing or outside of
+        UserError: as of `read_annotations`; a line that is no label, an image that is missing or outside of
             `image_dir`, or no label at all.
     """
     if not (ann_file.is_dir() or ann_file.suffix == ".txt"):
         return read_annotations(ann_file)
     names = tuple(class_names)
     left_out: Counter = Counter()
-    found = pictures_below(image_dir) if ann_file.is_dir() else listed_pictures(ann_file, Path())
-    pictures = without_repeats(found, left_out)
-    if not pictures:
-        raise UserError(f"{ann_file}: names no pictures; a path a line, such as ./images/train2017/1.jpg")
-    numbers = [int(path.stem) if path.stem.isdecimal() else -1 for path in pictures]
+    found = images_below(image_dir) if ann_file.is_dir() else listed_images(ann_file, Path())
+    paths = without_repeats(found, left_out)
+    if not paths:
+        raise UserError(f"{ann_file}: names no images; a path a line, such as ./images/train2017/1.jpg")
+    numbers = [int(path.stem) if path.stem.isdecimal() else -1 for path in paths]
     if -1 in numbers or len(set(numbers)) < len(numbers):
-        numbers = range(1, len(pictures) + 1)
+        numbers = range(1, len(paths) + 1)
     images, annotations = [], []
     without_file = repeated = 0
-    with progress_bar(len(pictures), "read", "picture") as bar:
-        for number, path in zip(numbers, pictures):
+    with progress_bar(len(paths), "read", "image") as bar:
+        for number, path in zip(numbers, paths):
             bar.update()
             if not path.is_relative_to(image_dir):
                 raise UserError(
@@ -65,12 +65,12 @@ def annotations_of(image_dir: Path, ann_file: Path, class_names) -> dict:
                 annotations.append(
                     {"id": found.where, "image_id": number, "category_id": category, "bbox": box}
                 )
-    if without_file == len(pictures):
+    if without_file == len(paths):
         raise UserError(
-            f"{ann_file}: none of its {len(pictures)} pictures has a label file, expected for example "
-            f"{_label_file(pictures[0], image_dir, ann_file)}"
+            f"{ann_file}: none of its {len(paths)} images has a label file, expected for example "
+            f"{_label_file(paths[0], image_dir, ann_file)}"
         )
-    notes = {**left_out, "pictures without a label file, taken as without objects": without_file}
+    notes = {**left_out, "images without a label file, taken as without objects": without_file}
     notes["labels written twice left out"] = repeated
     for note, count in notes.items():
         if count:
@@ -79,8 +79,8 @@ def annotations_of(image_dir: Path, ann_file: Path, class_names) -> dict:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _label_file(picture: Path, image_dir: Path, ann_file: Path) -> Path:
-    """Where a picture's labels are: below the folder of labels, or as YOLO has it from the picture's path."""
+def _label_file(image: Path, image_dir: Path, ann_file: Path) -> Path:
+    """Where an image's labels are: below the folder of labels, or as YOLO has it from the image's path."""
     if ann_file.is_dir():
-        return (ann_file / picture.relative_to(image_dir)).with_suffix(".txt")
-    return label_path(picture, image_dir, ReadOptions())
+        return (ann_file / image.relative_to(image_dir)).with_suffix(".txt")
+    return label_path(image, image_dir, ReadOptions())

@@ -1,8 +1,8 @@
-"""YOLO's text labels: a file for each picture, `class x y w h` a line, as shares of the picture's sides.
+"""YOLO's text labels: a file for each image, `class x y w h` a line, as shares of the image's sides.
 
 Layouts that are understood: `images/train/` with `labels/train/`, `train/images/` with `train/labels/` (the held-out
 set may be called `valid`), `images/` with `labels/` and lists `train.txt`, `val.txt` or a split by share, labels
-beside their pictures, and what a `data.yaml` says of `path`, `train`, `val` and `names`. A line with more numbers is
+beside their images, and what a `data.yaml` says of `path`, `train`, `val` and `names`. A line with more numbers is
 an outline (`class x1 y1 x2 y2 ...`), of which the horizontal box is taken.
 """
 
@@ -15,17 +15,17 @@ from src.base.errors import UserError, shown
 from src.base.yaml_text import load_yaml
 from src.datasets.formats.labelled import (
     SPLITS,
+    LabelledImage,
     LabelledObject,
-    LabelledPicture,
     LabelledSet,
     ReadOptions,
-    pictures_below,
+    images_below,
     read_lines,
     refuse_missing,
     split_by_share,
     without_repeats,
 )
-from src.imaging.image_io import is_picture, read_size
+from src.imaging.image_io import is_image, read_size
 from src.logger import progress_bar
 
 _DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -46,30 +46,30 @@ _NOT_LABELS = {
     "test.txt",
     "valid.txt",
 }
-_SLACK = 0.01  # shares this far outside a picture are rounding; more are no shares
+_SLACK = 0.01  # shares this far outside an image are rounding; more are no shares
 
 
 def read_yolo(src: Path, options: ReadOptions) -> LabelledSet:
-    """The pictures of a YOLO data set, split by its folders, lists or data.yaml, or by share.
+    """The images of a YOLO data set, split by its folders, lists or data.yaml, or by share.
 
-    A picture without a label file has no objects, as YOLO has it; this is noted.
+    An image without a label file has no objects, as YOLO has it; this is noted.
 
     Raises:
-        UserError: no names of the classes, folders or pictures that are missing, or a line not of this form.
+        UserError: no names of the classes, folders or images that are missing, or a line not of this form.
     """
     document, data_file = _data_yaml(src, options)
     names = class_names(src, options, document, data_file)
     result = LabelledSet({}, names)
     chosen = _split(src, options, document, data_file, result.left_out)
     if not any(chosen.values()):
-        raise UserError(f"--src: no pictures found in {src}; expected images/ and labels/, or give --images")
+        raise UserError(f"--src: no images found in {src}; expected images/ and labels/, or give --images")
     missing: list[str] = []
     counts: Counter = Counter()
-    used: dict[Path, set[Path]] = {}  # label folder -> the folders of pictures that it belongs to
-    with progress_bar(sum(map(len, chosen.values())), "read", "picture") as bar:
-        for split, pictures in chosen.items():
+    used: dict[Path, set[Path]] = {}  # label folder -> the folders of images that it belongs to
+    with progress_bar(sum(map(len, chosen.values())), "read", "image") as bar:
+        for split, images in chosen.items():
             found = result.splits.setdefault(split, [])
-            for path in pictures:
+            for path in images:
                 bar.update()
                 if not path.is_file():
                     missing.append(str(path))
@@ -80,21 +80,21 @@ def read_yolo(src: Path, options: ReadOptions) -> LabelledSet:
                 labelled = label_file.is_file()
                 counts["labelled" if labelled else "bare"] += 1
                 objects = read_yolo_labels(label_file, names, width, height) if labelled else []
-                found.append(LabelledPicture(path, width, height, objects))
-    missing += _labels_without_picture(used, src, options)
+                found.append(LabelledImage(path, width, height, objects))
+    missing += _labels_without_image(used, src, options)
     refuse_missing(missing, options, result.left_out, src)
     if not counts["labelled"]:
         raise UserError(
-            f"--src: no label file for any of {counts['bare']} pictures, expected for example "
+            f"--src: no label file for any of {counts['bare']} images, expected for example "
             f"{label_path(next(iter(next(filter(None, chosen.values())))), src, options)}; or give --annotations"
         )
     if counts["bare"]:
-        result.notes.append(f"{counts['bare']} pictures have no label file and were taken as without objects")
+        result.notes.append(f"{counts['bare']} images have no label file and were taken as without objects")
     return result
 
 
 def read_yolo_labels(path: Path, names: tuple[str, ...], width: int, height: int) -> list[LabelledObject]:
-    """The objects of a label file, in pixels of a picture `width` x `height`.
+    """The objects of a label file, in pixels of an image `width` x `height`.
 
     Raises:
         UserError: a line that is not of this form, names file and line.
@@ -131,7 +131,7 @@ def _parse(words: list[str], names, where: str) -> tuple[str, tuple[float, float
         )
     if not all(-_SLACK <= value <= 1 + _SLACK for value in shares):  # not finite fails too
         raise UserError(
-            f"{where}: {' '.join(words[1:])[:60]} are no shares of the picture in 0..1; "
+            f"{where}: {' '.join(words[1:])[:60]} are no shares of the image in 0..1; "
             "divide pixels by its width and height"
         )
     if len(shares) == 4:
@@ -211,15 +211,15 @@ def _data_yaml(src: Path, options: ReadOptions) -> tuple[dict, Path | None]:
     return {}, None
 
 
-def label_path(picture: Path, src: Path, options: ReadOptions) -> Path:
-    """Where a picture's labels are: the last `images` of its path (below `src`) is `labels`, else beside it."""
+def label_path(image: Path, src: Path, options: ReadOptions) -> Path:
+    """Where an image's labels are: the last `images` of its path (below `src`) is `labels`, else beside it."""
     if options.annotations:
         root = options.images or src / "images"
-        inner = picture.relative_to(root).parent if picture.is_relative_to(root) else Path()
-        return options.annotations / inner / f"{picture.stem}.txt"
-    beside = picture.with_suffix(".txt")
-    root = src if picture.is_relative_to(src) else Path(picture.anchor)
-    parts = list(picture.relative_to(root).parts)
+        inner = image.relative_to(root).parent if image.is_relative_to(root) else Path()
+        return options.annotations / inner / f"{image.stem}.txt"
+    beside = image.with_suffix(".txt")
+    root = src if image.is_relative_to(src) else Path(image.anchor)
+    parts = list(image.relative_to(root).parts)
     for place in range(len(parts) - 2, -1, -1):
         if parts[place] == "images":
             mirrored = root.joinpath(*parts[:place], "labels", *parts[place + 1 :]).with_suffix(".txt")
@@ -228,27 +228,27 @@ def label_path(picture: Path, src: Path, options: ReadOptions) -> Path:
 
 
 def _split(src: Path, options: ReadOptions, document, data_file, left_out: Counter) -> dict[str, list[Path]]:
-    """Pictures of train and val."""
+    """Images of train and val."""
     if options.val_share is None:
         named = _from_data_yaml(src, document, data_file, options)
         places = [named.get(name) or _place(src, name, options) for name in options.split_names]
         if all(places):
             return {
                 split: without_repeats(
-                    (path for place in found for path in listed_pictures(place, src)), left_out
+                    (path for place in found for path in listed_images(place, src)), left_out
                 )
                 for split, found in zip(SPLITS, places)
             }
         if any(places) or options.split_names != SPLITS:
             absent = options.split_names[places.index(None)]
             raise UserError(
-                f"--src: no pictures of {absent!r} in {src} (images/{absent}/, {absent}/images/ or {absent}.txt); "
+                f"--src: no images of {absent!r} in {src} (images/{absent}/, {absent}/images/ or {absent}.txt); "
                 "choose --train_split and --val_split, or --val_share"
             )
     folder = options.images or (src / "images" if (src / "images").is_dir() else src)
     if not folder.is_dir():
         raise UserError(f"--images: {folder} is no folder")
-    return split_by_share(pictures_below(folder), options, src)
+    return split_by_share(images_below(folder), options, src)
 
 
 def _place(src: Path, name: str, options: ReadOptions) -> list[Path] | None:
@@ -292,10 +292,10 @@ def _resolve(word: str, roots: list[Path], where: str) -> Path:
     )
 
 
-def listed_pictures(place: Path, src: Path) -> list[Path]:
-    """Pictures of a folder, or those a list file names, relative to the list, or to `src`."""
+def listed_images(place: Path, src: Path) -> list[Path]:
+    """Images of a folder, or those a list file names, relative to the list, or to `src`."""
     if place.is_dir():
-        return pictures_below(place)
+        return images_below(place)
     found = []
     for line in read_lines(place):
         if line.strip():
@@ -305,15 +305,15 @@ def listed_pictures(place: Path, src: Path) -> list[Path]:
     return found
 
 
-def _labels_without_picture(used: dict[Path, set[Path]], src: Path, options: ReadOptions) -> list[str]:
-    """Label files whose picture is in none of the folders that their own folder belongs to."""
+def _labels_without_image(used: dict[Path, set[Path]], src: Path, options: ReadOptions) -> list[str]:
+    """Label files whose image is in none of the folders that their own folder belongs to."""
     orphans = []
-    for folder, picture_folders in used.items():
+    for folder, image_folders in used.items():
         if not folder.is_dir():
             continue
-        stems = {path.stem for place in picture_folders for path in place.iterdir() if is_picture(path)}
+        stems = {path.stem for place in image_folders for path in place.iterdir() if is_image(path)}
         orphans += [
-            f"the picture of {path}"
+            f"the image of {path}"
             for path in sorted(folder.glob("*.txt"))
             if path.stem not in stems and path.name not in _NOT_LABELS
         ]

@@ -57,7 +57,7 @@ class Scene:
             self.waiting.append((name, lambda: draw(self.canvas, self.rng, centre, angle, length, **kwargs)))
 
     def finish(self) -> tuple[np.ndarray, list[DotaObject]]:
-        """The picture (H, W, 3) uint8 and the objects that it shows."""
+        """The image (H, W, 3) uint8 and the objects that it shows."""
         self.canvas.lay_shadows()
         labels = []
         for name, draw in self.waiting:

@@ -1,4 +1,4 @@
-"""A picture that is drawn at twice its size, with shadows laid under the objects, and then developed.
+"""An image that is drawn at twice its size, with shadows laid under the objects, and then developed.
 
 Coordinates are scene pixels (floats); x to the right, y down. Angles are radians, clockwise.
 """
@@ -31,7 +31,7 @@ def ellipse(length: float, width: float, count: int = 28) -> np.ndarray:
 
 
 class Canvas:
-    """The picture while it is drawn: RGB at twice the size, and a mask of the shadows."""
+    """The image while it is drawn: RGB at twice the size, and a mask of the shadows."""
 
     def __init__(self, ground: np.ndarray, sun: tuple[float, float], turn: float = 0.0):
         """A canvas.
@@ -39,7 +39,7 @@ class Canvas:
         Args:
             ground: (H, W, 3) uint8, square.
             sun: where a shadow of height 1 falls, in pixels.
-            turn: angle by which all that is drawn is turned around the picture's centre.
+            turn: angle by which all that is drawn is turned around the image's centre.
         """
         self.size = ground.shape[0]
         self.image = cv2.resize(ground, None, fx=SUPERSAMPLE, fy=SUPERSAMPLE, interpolation=cv2.INTER_LINEAR)
@@ -48,7 +48,7 @@ class Canvas:
         self.turn = turn
 
     def seen(self, points) -> np.ndarray:
-        """Points (n, 2) of the layout where they are in the picture."""
+        """Points (n, 2) of the layout where they are in the image."""
         centre = np.full(2, self.size / 2)
         return rotated(np.asarray(points, np.float64) - centre, centre, self.turn)
 
@@ -79,7 +79,7 @@ class Canvas:
         self.shadow[:] = 0
 
     def develop(self, rng: np.random.Generator) -> np.ndarray:
-        """The picture (H, W, 3) uint8: averaged down, with haze, colour cast, blur and sensor noise."""
+        """The image (H, W, 3) uint8: averaged down, with haze, colour cast, blur and sensor noise."""
         image = cv2.resize(self.image, (self.size, self.size), interpolation=cv2.INTER_AREA).astype(
             np.float32
         )

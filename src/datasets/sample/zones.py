@@ -89,7 +89,7 @@ def _roof(scene: Scene, block: Block, colour) -> None:
     def draw():
         for points, tone in drawn:
             canvas.fill(points, tone)
-        return np.full((4, 2), -1e6)  # never in the picture: no label
+        return np.full((4, 2), -1e6)  # never in the image: no label
 
     scene.waiting.append(("", draw))
 

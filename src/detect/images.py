@@ -1,4 +1,4 @@
-"""Pictures that a user names: a file, a folder, a pattern or a list; and batches of those that can be read."""
+"""Images that a user names: a file, a folder, a pattern or a list; and batches of those that can be read."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,31 +7,31 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from src.base.errors import UserError
-from src.data_loader import EvalBatch, eval_batch, naming_picture, prefetch
-from src.imaging.image_io import PICTURE_SUFFIXES, read_rgb, read_size
+from src.data_loader import EvalBatch, eval_batch, naming_image, prefetch
+from src.imaging.image_io import IMAGE_SUFFIXES, read_rgb, read_size
 from src.yolo_dataset import ImageRecord
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # read by rasterio, with map coordinates
-_SUFFIXES = tuple(dict.fromkeys((*PICTURE_SUFFIXES, *RASTER_SUFFIXES)))
+_SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))
 
 
-def list_pictures(img_path: str) -> list[Path]:
+def list_images(img_path: str) -> list[Path]:
     """The files that `img_path` names, sorted; those of a `.txt` list in its order.
 
     Args:
-        img_path: a picture, a folder (searched with its folders), a pattern with * or ?, or a .txt file
-            with a picture a line, relative to the list's folder.
+        img_path: an image, a folder (searched with its folders), a pattern with * or ?, or a .txt file
+            with an image a line, relative to the list's folder.
 
     Raises:
         UserError: nothing there.
     """
     if not img_path:
-        raise UserError("img_path: not set; give a picture, a folder, a pattern or a .txt list")
+        raise UserError("img_path: not set; give an image, a folder, a pattern or a .txt list")
     path = Path(img_path)
     if path.is_dir():
         found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES)
         if not found:
-            raise UserError(f"img_path: no pictures ({', '.join(_SUFFIXES)}) in {path}")
+            raise UserError(f"img_path: no images ({', '.join(_SUFFIXES)}) in {path}")
         return found
     if path.suffix.lower() == ".txt" and path.is_file():
         return _read_list(path)
@@ -49,29 +49,29 @@ def _read_list(path: Path) -> list[Path]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"img_path: {path} is no text file of picture names ({error})") from error
+        raise UserError(f"img_path: {path} is no text file of image names ({error})") from error
     found = [path.parent / line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not found:
-        raise UserError(f"img_path: {path} names no pictures")
+        raise UserError(f"img_path: {path} names no images")
     return found
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A picture that could not be done, and why."""
+    """An image that could not be done, and why."""
 
     path: Path
     reason: str
 
 
-class PictureLoader:
-    """Batches of pictures as `EvalLoader` gives them; a picture that cannot be read is left out and noted.
+class ImageLoader:
+    """Batches of images as `EvalLoader` gives them; an image that cannot be read is left out and noted.
 
     Args:
-        paths: the pictures; `records[i].id` of a batch is the index in it.
+        paths: the images; `records[i].id` of a batch is the index in it.
         input_hw: (height, width) of the network's input.
-        batch_size: pictures a batch; an incomplete one is filled by repeats.
-        resize: from picture and input_hw to the input and its geometry (`src.detect.letterbox.eval_resize`).
+        batch_size: images a batch; an incomplete one is filled by repeats.
+        resize: from image and input_hw to the input and its geometry (`src.detect.letterbox.eval_resize`).
         workers: threads.
 
     Attributes:
@@ -103,7 +103,7 @@ class PictureLoader:
     def _sample(self, index: int):
         path = self.paths[index]
         try:
-            with naming_picture(path):
+            with naming_image(path):
                 image = read_rgb(path)
         except UserError as error:
             return Failure(path, str(error))
@@ -117,7 +117,7 @@ class PictureLoader:
 
 
 def split_by_size(paths: list[Path], side: int) -> tuple[list[Path], list[Path], list[Failure]]:
-    """Pictures of at most `side` pixels; larger ones and rasters; and those without a readable header."""
+    """Images of at most `side` pixels; larger ones and rasters; and those without a readable header."""
     small, large, failures = [], [], []
     rasters = RASTER_SUFFIXES if find_spec("rasterio") else ()
     for path in paths:

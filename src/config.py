@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
-from src.base.errors import UserError, reports_mistakes
-from src.options import names
-from src.options.command_line import parse_command_line
-from src.options.declared import read_declared
-from src.options.options_file import read_options, without_counterpart
-from src.options.values import check_allowed, convert, known_key
+from .base.errors import UserError, reports_mistakes
+from .options import names
+from .options.command_line import parse_command_line
+from .options.declared import read_declared
+from .options.options_file import read_options, without_counterpart
+from .options.values import check_allowed, convert, known_key
 
 # What our checkpoints carry, so that nobody has to repeat it.
 NETWORK_OPTIONS = (

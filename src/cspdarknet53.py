@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from mindspore import nn, ops
 
-from src.base.errors import UserError
-from src.layers.activations import activation_cell
-from src.layers.batch_norm import BatchNorm
+from .base.errors import UserError
+from .layers.activations import activation_cell
+from .layers.batch_norm import BatchNorm
 
 BACKBONE_SHAPE = (64, 128, 256, 512, 1024)
 BACKBONE_LAYERS = (1, 2, 8, 8, 4)

@@ -16,13 +16,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.base.errors import UserError
-from src.distributed_sampler import DistributedSampler, shape_for_step
-from src.imaging.image_io import read_rgb
-from src.logger import get_logger
-from src.perspective import PerspectiveAugment
-from src.transforms import ResizeGeometry, Sample, TrainAugment, mix, stretch_for_eval
-from src.yolo_dataset import DetectionSet, ImageRecord
+from .base.errors import UserError
+from .distributed_sampler import DistributedSampler, shape_for_step
+from .imaging.image_io import read_rgb
+from .logger import get_logger
+from .perspective import PerspectiveAugment
+from .transforms import ResizeGeometry, Sample, TrainAugment, mix, stretch_for_eval
+from .yolo_dataset import DetectionSet, ImageRecord
 
 BATCHES_AHEAD = 3  # bounds the memory of prepared batches
 _MIXUP_BETA = 8.0  # the share of a blend is drawn from beta(8, 8): near a half

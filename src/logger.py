@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from src.base.errors import UserError, refusal
+from .base.errors import UserError, refusal
 
 LOGGER_NAME = "yolov4"
 # 2023-01-10 17:29:07,004:INFO:message

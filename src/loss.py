@@ -12,11 +12,11 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
-from src.base.errors import UserError
-from src.layers.anchors import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
-from src.layers.box_overlap import KINDS, box_overlap
-from src.pair_loss import PairLoss, box_weight
-from src.targets import TargetAssigner, grid_shapes
+from .base.errors import UserError
+from .layers.anchors import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
+from .layers.box_overlap import KINDS, box_overlap
+from .pair_loss import PairLoss, box_weight
+from .targets import TargetAssigner, grid_shapes
 
 # exp() of more than this is no box, and an infinite one would turn the loss of a whole batch into NaN.
 LARGEST_LOG_SIZE = 20.0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from src.base.errors import UserError
+from .base.errors import UserError
 
 # cosine_annealing_sample runs through a longer cosine and leaves out every second epoch of this stretch.
 _SAMPLE_START, _SAMPLE_STEP, _SAMPLE_COUNT = 60, 2, 60

@@ -8,8 +8,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.layers.anchors import ANCHORS_A_CELL, STRIDES
-from src.layers.box_overlap import box_overlap
+from .layers.anchors import ANCHORS_A_CELL, STRIDES
+from .layers.box_overlap import box_overlap
 
 EPSILON = 1e-7  # of MindYOLO's overlap
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from src.transforms import GREY, ResizeGeometry, Sample, flip_sample, paste
+from .transforms import GREY, ResizeGeometry, Sample, flip_sample, paste
 
 # A box stays where it is larger than this many pixels on both sides, shows more than this share of its area
 # and is less elongated than this.

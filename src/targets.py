@@ -14,8 +14,8 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
-from src.base.errors import UserError
-from src.layers.anchors import ANCHORS, ANCHORS_A_CELL, SECOND_PASS_OVERLAP, STRIDES, head_settings
+from .base.errors import UserError
+from .layers.anchors import ANCHORS, ANCHORS_A_CELL, SECOND_PASS_OVERLAP, STRIDES, head_settings
 
 
 def grid_shapes(input_hw):

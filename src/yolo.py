@@ -12,12 +12,12 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
-from src.base.errors import UserError
-from src.config import Config
-from src.cspdarknet53 import BACKBONE_LAYERS, BACKBONE_SHAPE, CspDarknet53, conv_block
-from src.layers.anchors import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
-from src.layers.batch_norm import configure_batch_norm
-from src.layers.drop_block import DropBlock
+from .base.errors import UserError
+from .config import Config
+from .cspdarknet53 import BACKBONE_LAYERS, BACKBONE_SHAPE, CspDarknet53, conv_block
+from .layers.anchors import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
+from .layers.batch_norm import configure_batch_norm
+from .layers.drop_block import DropBlock
 
 # ImageNet's statistics of RGB in 0..1.
 IMAGE_MEAN = (0.485, 0.456, 0.406)

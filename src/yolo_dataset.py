@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.errors import UserError, one_line, shown
-from src.imaging.image_io import read_size
+from .base.errors import UserError, one_line, shown
+from .imaging.image_io import read_size
 
 # Results are tables of numpy integers (image_id int64, category_id int32; a class that the file lacks gets
 # an id above its largest), so larger ones are refused here and not cut there.

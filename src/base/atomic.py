@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from src.base.errors import UserError
+from .errors import UserError
 
 
 @contextmanager

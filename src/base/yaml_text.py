@@ -4,7 +4,7 @@ from itertools import accumulate
 
 import yaml
 
-from src.base.errors import one_line
+from .errors import one_line
 
 LONGEST = 200_000  # characters; default_config.yaml has 19,000
 DEEPEST = 100  # brackets

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.errors import UserError
-from src.datasets.findings import Findings
-from src.datasets.formats.yolo_labels import annotations_of
-from src.imaging.image_io import is_image, read_rgb, read_size
-from src.layers.anchors import SECOND_PASS_OVERLAP, fit_of
-from src.transforms import letterbox_geometry, stretch_geometry
-from src.yolo_dataset import annotated_box, check_image
+from ..base.errors import UserError
+from ..imaging.image_io import is_image, read_rgb, read_size
+from ..layers.anchors import SECOND_PASS_OVERLAP, fit_of
+from ..transforms import letterbox_geometry, stretch_geometry
+from ..yolo_dataset import annotated_box, check_image
+from .findings import Findings
+from .formats.yolo_labels import annotations_of
 
 LOW_RECALL = 0.8  # share of the boxes that an anchor fits, below which anchors of one's own are advised
 _CHUNK = 1 << 20

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.atomic import atomic_write
-from src.base.errors import UserError, shown
+from ..base.atomic import atomic_write
+from ..base.errors import UserError, shown
 
 _FURTHEST = 10_000_000  # pixels; DOTA's largest scene has 29,200
 # In the order of the published checkpoint's outputs, which carries no names.

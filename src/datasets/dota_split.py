@@ -10,12 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.base.atomic import write_json
-from src.base.errors import UserError
-from src.datasets.dota_labels import DotaObject, object_boxes, read_labels
-from src.imaging.image_io import IMAGE_SUFFIXES, is_image, read_rgb, write_image
-from src.imaging.tiling import PADDING, tile_starts
-from src.logger import progress_bar
+from ..base.atomic import write_json
+from ..base.errors import UserError
+from ..imaging.image_io import IMAGE_SUFFIXES, is_image, read_rgb, write_image
+from ..imaging.tiling import PADDING, tile_starts
+from ..logger import progress_bar
+from .dota_labels import DotaObject, object_boxes, read_labels
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from src.layers.anchors import SECOND_PASS_OVERLAP
+from ..layers.anchors import SECOND_PASS_OVERLAP
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Names that Ascend's tools share: chips and precision modes."""
 
-from src.base.errors import UserError
+from ..base.errors import UserError
 
 # Modes of MindSpore Lite and the mode of CANN (ATC, ONNX Runtime) that each stands for, as Lite documents them.
 ACL_PRECISION = {

@@ -11,12 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
-from src.base.errors import UserError, first_line
-from src.config import Config
-from src.detect.runtimes import Run, open_mindir, open_om, open_onnx, uses_lite
-from src.detect.settings import DETECTIONS, UINT8_NHWC, ModelSettings, read_settings
-from src.remote.download import ENDINGS, ending_of, local_file
-from src.runtime.device import Runtime, is_launched, setup_runtime
+from ..base.errors import UserError, first_line
+from ..config import Config
+from ..remote.download import ENDINGS, ending_of, local_file
+from ..runtime.device import Runtime, is_launched, setup_runtime
+from .runtimes import Run, open_mindir, open_om, open_onnx, uses_lite
+from .settings import DETECTIONS, UINT8_NHWC, ModelSettings, read_settings
 
 
 class Backend(Protocol):
@@ -43,7 +43,7 @@ def open_model(config: Config) -> tuple[Backend, Config]:
     if not path.is_file():
         raise UserError(f"{path}: no such model file")
     if ending == ".ckpt":
-        from src.detect.network_backend import NetworkBackend, load_trained
+        from .network_backend import NetworkBackend, load_trained
 
         network, config = load_trained(config, config.pretrained)
         return NetworkBackend(network, config), config
@@ -157,7 +157,7 @@ def detections_as_map(found: np.ndarray, settings: ModelSettings) -> np.ndarray:
 
 def setup_inference(config: Config) -> Runtime:
     """As `setup_runtime`, but without MindSpore where another runtime runs the model of `pretrained`."""
-    from src.detect.backends import runs_without_mindspore
+    from .backends import runs_without_mindspore
 
     if not is_launched() and runs_without_mindspore(config):
         return Runtime()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.atomic import atomic_write
-from src.data_loader import EvalBatch, EvalLoader
-from src.detect.postprocess import Detections, PostprocessOptions, postprocess
+from ..base.atomic import atomic_write
+from ..data_loader import EvalBatch, EvalLoader
+from .postprocess import Detections, PostprocessOptions, postprocess
 
 # One detection; bbox is x y width height in the image's pixels, as COCO writes it. 32 bytes.
 DETECTION = np.dtype([("image_id", "i8"), ("bbox", "f4", 4), ("score", "f4"), ("category_id", "i4")])

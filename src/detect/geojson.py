@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.atomic import atomic_write
-from src.base.errors import UserError
-from src.detect.postprocess import Detections
+from ..base.atomic import atomic_write
+from ..base.errors import UserError
+from .postprocess import Detections
 
 _ROWS_AT_ONCE = 10_000
 

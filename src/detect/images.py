@@ -6,10 +6,10 @@ from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
-from src.base.errors import UserError
-from src.data_loader import EvalBatch, eval_batch, naming_image, prefetch
-from src.imaging.image_io import IMAGE_SUFFIXES, read_rgb, read_size
-from src.yolo_dataset import ImageRecord
+from ..base.errors import UserError
+from ..data_loader import EvalBatch, eval_batch, naming_image, prefetch
+from ..imaging.image_io import IMAGE_SUFFIXES, read_rgb, read_size
+from ..yolo_dataset import ImageRecord
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")  # read by rasterio, with map coordinates
 _SUFFIXES = tuple(dict.fromkeys((*IMAGE_SUFFIXES, *RASTER_SUFFIXES)))

@@ -5,22 +5,22 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from src.base.atomic import atomic_write
-from src.base.errors import UserError
-from src.config import Config
-from src.detect.backends import Backend, open_model
-from src.detect.detections import detect_set
-from src.detect.images import Failure, ImageLoader, list_images, split_by_size
-from src.detect.letterbox import eval_resize
-from src.detect.merge import MergeOptions
-from src.detect.postprocess import Detections, PostprocessOptions, postprocess_options
-from src.detect.results import FORMATS, ImageDetections, write_results
-from src.detect.scenes import SceneOptions, detect_scene, draw_preview, write_scene_maps
-from src.imaging.image_io import read_rgb, write_image
-from src.imaging.visualize import draw_boxes
-from src.logger import get_logger, progress_bar, setup_logger
-from src.runtime.collectives import data_threads, start_time
-from src.runtime.device import Runtime
+from ..base.atomic import atomic_write
+from ..base.errors import UserError
+from ..config import Config
+from ..imaging.image_io import read_rgb, write_image
+from ..imaging.visualize import draw_boxes
+from ..logger import get_logger, progress_bar, setup_logger
+from ..runtime.collectives import data_threads, start_time
+from ..runtime.device import Runtime
+from .backends import Backend, open_model
+from .detections import detect_set
+from .images import Failure, ImageLoader, list_images, split_by_size
+from .letterbox import eval_resize
+from .merge import MergeOptions
+from .postprocess import Detections, PostprocessOptions, postprocess_options
+from .results import FORMATS, ImageDetections, write_results
+from .scenes import SceneOptions, detect_scene, draw_preview, write_scene_maps
 
 SOME_FAILED = 1  # exit code where images are left out
 

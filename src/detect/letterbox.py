@@ -6,8 +6,8 @@ from functools import partial
 import cv2
 import numpy as np
 
-from src.config import Config
-from src.transforms import ResizeGeometry, letterbox, stretch_for_eval
+from ..config import Config
+from ..transforms import ResizeGeometry, letterbox, stretch_for_eval
 
 Resize = Callable[[np.ndarray, tuple[int, int]], tuple[np.ndarray, ResizeGeometry]]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.detect.box_pairs import intersecting_pairs
-from src.detect.postprocess import Detections, keep_greedily
+from .box_pairs import intersecting_pairs
+from .postprocess import Detections, keep_greedily
 
 JOINED = -1  # tile of a box that was joined from several
 _CUT_SHARE = 0.15  # a box whose end is nearer to the tile's edge than this share of its side is cut there

@@ -4,12 +4,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.config import Config
-from src.detect.settings import ModelSettings
-from src.logger import get_logger
-from src.weights.carried import with_checkpoint_options
-from src.weights.checkpoint import load_network, read_checkpoint
-from src.yolo import Normalize, YoloDecoder, YoloDetector, YoloV4, build_network
+from ..config import Config
+from ..logger import get_logger
+from ..weights.carried import with_checkpoint_options
+from ..weights.checkpoint import load_network, read_checkpoint
+from ..yolo import Normalize, YoloDecoder, YoloDetector, YoloV4, build_network
+from .settings import ModelSettings
 
 
 class _Predict(nn.Cell):

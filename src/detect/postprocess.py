@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.config import Config
+from ..config import Config
 
 # So many boxes are compared with so many kept ones at once: few enough for the processor's cache.
 _BLOCK = 256

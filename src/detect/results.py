@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.atomic import atomic_write, write_json
-from src.base.errors import UserError
-from src.detect.detections import DETECTION, to_table, write_coco_json
-from src.detect.postprocess import Detections
+from ..base.atomic import atomic_write, write_json
+from ..base.errors import UserError
+from .detections import DETECTION, to_table, write_coco_json
+from .postprocess import Detections
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.errors import UserError, first_line
-from src.config import Config
-from src.detect.ascend_card import ACL_PRECISION
-from src.logger import get_logger
-from src.runtime.device import device_id
+from ..base.errors import UserError, first_line
+from ..config import Config
+from ..logger import get_logger
+from ..runtime.device import device_id
+from .ascend_card import ACL_PRECISION
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -175,7 +175,7 @@ def open_om(path: Path, config: Config) -> Run:
             shape = tuple(session.get_inputs()[0].shape)
             run = lambda batch: session.infer([batch], mode="static")  # noqa: E731
         elif importlib.util.find_spec("acl") is not None:
-            from src.detect.acl_model import AclModel
+            from .acl_model import AclModel
 
             model = AclModel(importlib.import_module("acl"), path, device)
             shape, run = model.input_shape, model.run

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.base.errors import UserError
-from src.data_loader import EvalBatch, eval_batch, prefetch
-from src.imaging.tiling import PADDING, tile_starts
-from src.transforms import stretch_for_eval
+from ..base.errors import UserError
+from ..data_loader import EvalBatch, eval_batch, prefetch
+from ..imaging.tiling import PADDING, tile_starts
+from ..transforms import stretch_for_eval
 
 _MOST_TILES = 1_000_000
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from src.detect.detections import detect_set
-from src.detect.geojson import crs_name, map_corners, to_wgs84, write_geojson
-from src.detect.merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
-from src.detect.postprocess import Detections, PostprocessOptions
-from src.detect.scene_tiles import SceneTiles
-from src.imaging.raster import open_raster
-from src.imaging.visualize import draw_boxes
-from src.logger import get_logger, progress_bar
+from ..imaging.raster import open_raster
+from ..imaging.visualize import draw_boxes
+from ..logger import get_logger, progress_bar
+from .detections import detect_set
+from .geojson import crs_name, map_corners, to_wgs84, write_geojson
+from .merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
+from .postprocess import Detections, PostprocessOptions
+from .scene_tiles import SceneTiles
 
 _MOST_DRAWN = 20_000  # boxes in the preview
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from src.base.atomic import atomic_write
-from src.base.errors import UserError, shown
-from src.base.yaml_text import load_yaml
-from src.config import Config, overlay
+from ..base.atomic import atomic_write
+from ..base.errors import UserError, shown
+from ..base.yaml_text import load_yaml
+from ..config import Config, overlay
 
 RAW, DECODED, DETECTIONS = "raw", "decoded", "detections"
 UINT8_NHWC = "uint8_nhwc"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools import mask
 
-from src.evaluation.coco_metrics import CocoResult
-from src.yolo_dataset import DetectionSet, ImageRecord
+from ..yolo_dataset import DetectionSet, ImageRecord
+from .coco_metrics import CocoResult
 
 PAIR_IOU = 0.5
 FALLBACK_SCORE = 0.3  # threshold of a class of which nothing was found, so that no F1 recommends one

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.detect.detections import written_boxes
-from src.evaluation.matching import IOU_THRESHOLDS, Objects, best_f1, match_class, precision_and_recall
-from src.logger import get_logger
-from src.yolo_dataset import read_annotations
+from ..detect.detections import written_boxes
+from ..logger import get_logger
+from ..yolo_dataset import read_annotations
+from .matching import IOU_THRESHOLDS, Objects, best_f1, match_class, precision_and_recall
 
 # Sides in pixels (roots of the areas) between the size buckets for aerial objects: those of AI-TOD (Wang et al.,
 # ICPR 2020: 2-8 very tiny, 8-16 tiny, 16-32 small, 32-64 medium) and one further doubling.

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.base.errors import UserError
-from src.detect.postprocess import Detections
+from ..base.errors import UserError
+from ..detect.postprocess import Detections
 
 _ELEMENTS_AT_ONCE = 1 << 21  # of an overlap matrix; bounds the memory on scenes with very many boxes
 

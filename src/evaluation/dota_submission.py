@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.atomic import atomic_path
-from src.base.errors import UserError, shown
-from src.datasets.dota_labels import object_boxes, read_labels
-from src.detect.merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
-from src.detect.postprocess import Detections
-from src.evaluation.dota_metrics import DotaResult, SceneObjects, evaluate_dota
-from src.yolo_dataset import DetectionSet, read_annotations
+from ..base.atomic import atomic_path
+from ..base.errors import UserError, shown
+from ..datasets.dota_labels import object_boxes, read_labels
+from ..detect.merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
+from ..detect.postprocess import Detections
+from ..yolo_dataset import DetectionSet, read_annotations
+from .dota_metrics import DotaResult, SceneObjects, evaluate_dota
 
 _TILE_NAME = re.compile(r"(?P<scene>.+)__x(?P<x>\d+)__y(?P<y>\d+)")
 _LARGEST_FILE = 256 << 20  # of a submission, a class

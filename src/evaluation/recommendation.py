@@ -8,9 +8,9 @@ import csv
 import shutil
 from pathlib import Path
 
-from src.base.atomic import atomic_write
-from src.evaluation.analysis import PairedImage, score_thresholds
-from src.evaluation.coco_metrics import CocoResult
+from ..base.atomic import atomic_write
+from .analysis import PairedImage, score_thresholds
+from .coco_metrics import CocoResult
 
 STATISTICS, BEST_THRESHOLD = "statistics.csv", "best_threshold.csv"
 RIGHT, FALSE_ALARM, MISS = "ok_images", "precision_ng_images", "recall_ng_images"

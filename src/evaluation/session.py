@@ -7,22 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.errors import UserError
-from src.config import Config
-from src.data_loader import EvalLoader
-from src.detect.backends import Backend
-from src.detect.detections import DETECTION, detect_set, to_table, write_coco_json
-from src.detect.letterbox import eval_resize
-from src.detect.postprocess import PostprocessOptions, postprocess_options
-from src.distributed_sampler import shard_indices
-from src.evaluation.analysis import FALLBACK_SCORE, PairedImage, pair_images, score_thresholds
-from src.evaluation.coco_metrics import CocoResult, evaluate_coco
-from src.imaging.image_io import read_rgb, write_image
-from src.imaging.visualize import draw_boxes, side_by_side
-from src.logger import get_logger, progress_bar, setup_logger
-from src.runtime.collectives import data_threads, gather_rows, start_time
-from src.runtime.device import Runtime
-from src.yolo_dataset import DetectionSet, load_detection_set, resolve_set
+from ..base.errors import UserError
+from ..config import Config
+from ..data_loader import EvalLoader
+from ..detect.backends import Backend
+from ..detect.detections import DETECTION, detect_set, to_table, write_coco_json
+from ..detect.letterbox import eval_resize
+from ..detect.postprocess import PostprocessOptions, postprocess_options
+from ..distributed_sampler import shard_indices
+from ..imaging.image_io import read_rgb, write_image
+from ..imaging.visualize import draw_boxes, side_by_side
+from ..logger import get_logger, progress_bar, setup_logger
+from ..runtime.collectives import data_threads, gather_rows, start_time
+from ..runtime.device import Runtime
+from ..yolo_dataset import DetectionSet, load_detection_set, resolve_set
+from .analysis import FALLBACK_SCORE, PairedImage, pair_images, score_thresholds
+from .coco_metrics import CocoResult, evaluate_coco
 
 
 @dataclass(frozen=True)

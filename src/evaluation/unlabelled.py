@@ -5,19 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.atomic import write_json
-from src.base.errors import UserError, shown
-from src.config import Config
-from src.detect.backends import open_model
-from src.detect.merge import MergeOptions
-from src.detect.postprocess import postprocess_options
-from src.evaluation.coco_classes import category_ids
-from src.evaluation.dota_submission import is_tiled, merge_scenes, score_scenes, write_submission
-from src.evaluation.session import detect_in_set, evaluate_set, load_validation_set, log_scores, start_folder
-from src.imaging.image_io import IMAGE_SUFFIXES, is_image, read_size
-from src.logger import get_logger
-from src.runtime.device import Runtime
-from src.yolo_dataset import DetectionSet, ImageRecord, load_detection_set, resolve_set
+from ..base.atomic import write_json
+from ..base.errors import UserError, shown
+from ..config import Config
+from ..detect.backends import open_model
+from ..detect.merge import MergeOptions
+from ..detect.postprocess import postprocess_options
+from ..imaging.image_io import IMAGE_SUFFIXES, is_image, read_size
+from ..logger import get_logger
+from ..runtime.device import Runtime
+from ..yolo_dataset import DetectionSet, ImageRecord, load_detection_set, resolve_set
+from .coco_classes import category_ids
+from .dota_submission import is_tiled, merge_scenes, score_scenes, write_submission
+from .session import detect_in_set, evaluate_set, load_validation_set, log_scores, start_folder
 
 TEST_LIST = "testdev2017.txt"  # COCO's test-dev is a part of its test set
 

@@ -3,8 +3,8 @@
 import csv
 from pathlib import Path
 
-from src.base.errors import UserError, first_line
-from src.logger import get_logger
+from ..base.errors import UserError, first_line
+from ..logger import get_logger
 
 _TABLE = Path(__file__).with_name("ascend_operators.csv")
 # Tools by their column of the table, and those that a card's users have (docs/ascend_export.md).

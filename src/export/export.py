@@ -11,12 +11,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from src.base.errors import UserError, one_line
-from src.config import Config
-from src.detect.ascend_card import card_of
-from src.detect.network_backend import load_trained
-from src.detect.runtimes import ONNX_METADATA
-from src.detect.settings import (
+from ..base.errors import UserError, one_line
+from ..config import Config
+from ..detect.ascend_card import card_of
+from ..detect.network_backend import load_trained
+from ..detect.runtimes import ONNX_METADATA
+from ..detect.settings import (
     DECODED,
     DETECTIONS,
     RAW,
@@ -25,13 +25,13 @@ from src.detect.settings import (
     read_settings,
     write_settings,
 )
-from src.export.ascend_operators import report_operators
-from src.export.fold import fold_batch_norm
-from src.export.offline_model import compile_model
-from src.layers.activations import ComposedMish, Mish
-from src.logger import get_logger
-from src.remote.download import local_file
-from src.yolo import Normalize, YoloDecoder
+from ..layers.activations import ComposedMish, Mish
+from ..logger import get_logger
+from ..remote.download import local_file
+from ..yolo import Normalize, YoloDecoder
+from .ascend_operators import report_operators
+from .fold import fold_batch_norm
+from .offline_model import compile_model
 
 # Options that end_to_end writes into the file.
 OF_THE_SUPPRESSION = (
@@ -239,9 +239,9 @@ def _complete_onnx(path: Path, config: Config, settings: ModelSettings) -> None:
     """Add post-processing, if asked for, names and metadata to MindSpore's ONNX file."""
     import onnx
 
-    from src.detect.postprocess import postprocess_options
-    from src.export.onnx_graph import name_ends, one_opset, write_interpolation
-    from src.export.onnx_postprocess import add_postprocessing
+    from ..detect.postprocess import postprocess_options
+    from .onnx_graph import name_ends, one_opset, write_interpolation
+    from .onnx_postprocess import add_postprocessing
 
     model = onnx.load(str(path))
     write_interpolation(model)

@@ -7,7 +7,7 @@ w gamma / sqrt(variance + eps) and bias beta - mean gamma / sqrt(variance + eps)
 import numpy as np
 from mindspore import Parameter, nn
 
-from src.layers.batch_norm import BatchNorm
+from ..layers.batch_norm import BatchNorm
 
 
 def fold_batch_norm(network: nn.Cell) -> int:

@@ -8,11 +8,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from src.base.atomic import atomic_write
-from src.base.errors import UserError, one_line
-from src.detect.ascend_card import ACL_PRECISION, card_of
-from src.detect.settings import ModelSettings
-from src.logger import get_logger
+from ..base.atomic import atomic_write
+from ..base.errors import UserError, one_line
+from ..detect.ascend_card import ACL_PRECISION, card_of
+from ..detect.settings import ModelSettings
+from ..logger import get_logger
 
 
 def aipp_config(settings: ModelSettings) -> str:

@@ -16,10 +16,10 @@ from itertools import pairwise
 import onnx
 from onnx import compose, parser
 
-from src.base.errors import UserError
-from src.detect.postprocess import PostprocessOptions
-from src.detect.settings import ModelSettings
-from src.export.onnx_graph import one_opset
+from ..base.errors import UserError
+from ..detect.postprocess import PostprocessOptions
+from ..detect.settings import ModelSettings
+from .onnx_graph import one_opset
 
 TURNS = 32
 

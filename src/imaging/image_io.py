@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from src.base.errors import UserError
+from ..base.errors import UserError
 
 MAX_PIXELS = 400_000_000  # a 20,000 x 20,000 scene; more is taken for a decompression bomb
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".tga", ".pcx")

@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from src.base.errors import UserError
-from src.imaging.image_io import IMAGE_SUFFIXES, read_rgb
+from ..base.errors import UserError
+from .image_io import IMAGE_SUFFIXES, read_rgb
 
 # GDAL's format of a file by its ending, so that the content cannot choose another.
 _DRIVERS = {

@@ -2,7 +2,7 @@
 
 from mindspore import nn, ops
 
-from src.base.errors import UserError
+from ..base.errors import UserError
 
 # MindSpore's kernel squares an exponential: on the CPU it is NaN from 45 on, where Mish is x to the last digit.
 MISH_IS_IDENTITY = 40.0

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from src.base.errors import UserError
-from src.options.declared import Declared
-from src.options.names import foreign
-from src.options.values import SWITCHED, known_key
+from ..base.errors import UserError
+from .declared import Declared
+from .names import foreign
+from .values import SWITCHED, known_key
 
 
 def parse_command_line(

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from src.base.errors import UserError, one_line
+from ..base.errors import UserError, one_line
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent.parent / "default_config.yaml"
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from src.base.errors import UserError, shown
-from src.options.mindyolo_network import network_options
+from ..base.errors import UserError, shown
+from .mindyolo_network import network_options
 
 BASE = "__BASE__"
 DEEPEST = 8  # files that name another as their base

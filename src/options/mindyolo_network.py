@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from src.base.errors import UserError, shown
+from ..base.errors import UserError, shown
 
 ACTIVATIONS = {"nn.Mish()": "mish", "nn.LeakyReLU(0.1)": "leaky", "nn.SiLU()": "silu"}
 DEFAULT_ACTIVATION = "silu"

@@ -7,8 +7,8 @@ otherwise (`img_size`, `ema`, `clip_grad`, ...) into options, and tells which ha
 from collections.abc import Mapping
 from typing import Any
 
-from src.base.errors import UserError, shown
-from src.options.values import TRUE_FALSE
+from ..base.errors import UserError, shown
+from .values import TRUE_FALSE
 
 # Everywhere.
 ALIASES = {

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from src.base.errors import UserError, one_line, shown
-from src.base.yaml_text import load_yaml
-from src.options import mindyolo, names, published
-from src.options.declared import Declared
+from ..base.errors import UserError, one_line, shown
+from ..base.yaml_text import load_yaml
+from . import mindyolo, names, published
+from .declared import Declared
 
 
 def read_options(path: str, declared: Declared, entry_point: str) -> tuple[dict[str, Any], list[str]]:

@@ -6,7 +6,7 @@ Most of their keys are options here under the same name, some under another (`sr
 from collections.abc import Mapping
 from typing import Any
 
-from src.base.errors import UserError, shown
+from ..base.errors import UserError, shown
 
 WITHOUT_COUNTERPART = (
     "img_id_file_path",

@@ -5,8 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from src.base.errors import UserError, one_line, shown
-from src.base.yaml_text import load_yaml
+from ..base.errors import UserError, one_line, shown
+from ..base.yaml_text import load_yaml
 
 # Probabilities that may also be written as booleans: False is never, True is left for the recipe to mean something.
 SWITCHED = ("mosaic",)

@@ -14,8 +14,8 @@ import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from src.base.atomic import write_json
-from src.base.errors import UserError, refusal
+from ..base.atomic import write_json
+from ..base.errors import UserError, refusal
 
 # Deflate reaches 1032:1 and images about 1:1; annotation files as JSON stay below 50:1.
 MAX_RATIO = 100

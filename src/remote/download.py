@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from src.base.atomic import write_json
-from src.base.errors import UserError, one_line
-from src.logger import get_logger, progress_bar
-from src.remote.host_lock import host_lock
+from ..base.atomic import write_json
+from ..base.errors import UserError, one_line
+from ..logger import get_logger, progress_bar
+from .host_lock import host_lock
 
 ENDINGS = (".ckpt", ".mindir", ".onnx", ".om")  # none of them is read by unpickling
 WAITS = (1.0, 4.0)  # seconds before the second and the third attempt without progress

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from src.base.errors import UserError
-from src.logger import get_logger
+from ..base.errors import UserError
+from ..logger import get_logger
 
 try:
     import fcntl

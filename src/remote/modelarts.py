@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from src.base.atomic import write_json
-from src.base.errors import UserError
-from src.config import Config
-from src.logger import get_logger, setup_logger
-from src.remote.archive import unpack_once
-from src.remote.host_lock import HostGroup, host_lock
-from src.remote.object_storage import PARTIAL, Entry, FolderStore, open_store, redact
-from src.remote.results_upload import _for_each, _is_temporary, _output_lock, upload_results
-from src.remote.upload_guard import upload_guard
+from ..base.atomic import write_json
+from ..base.errors import UserError
+from ..config import Config
+from ..logger import get_logger, setup_logger
+from .archive import unpack_once
+from .host_lock import HostGroup, host_lock
+from .object_storage import PARTIAL, Entry, FolderStore, open_store, redact
+from .results_upload import _for_each, _is_temporary, _output_lock, upload_results
+from .upload_guard import upload_guard
 
 RESULTS = ("ckpt_path", "log_path", "file_name")  # options that name what a run writes
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from src.base.errors import UserError
+from ..base.errors import UserError
 
 TRANSFERS = 8  # files under way at once
 PART_BYTES = 8 << 20  # of multipart uploads; the ETag of a large object depends on it

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from src.base.errors import UserError
-from src.logger import get_logger
-from src.remote.host_lock import host_lock
-from src.remote.object_storage import PARTIAL, TRANSFERS, FolderStore, redact
+from ..base.errors import UserError
+from ..logger import get_logger
+from .host_lock import host_lock
+from .object_storage import PARTIAL, TRANSFERS, FolderStore, redact
 
 UPLOAD_WAITS = (1.0, 5.0)  # seconds before the second and the third attempt
 

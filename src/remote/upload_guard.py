@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+FOLDER_OF_PACKAGE = Path(__file__).resolve().parent.parent.parent
 DONE = b"done"
 POLL_SECONDS = 1.0
 
@@ -23,10 +23,10 @@ POLL_SECONDS = 1.0
 def upload_guard(url: str, folder: Path) -> Iterator[None]:
     """While the block runs, the death of this process uploads `folder` to `url`."""
     watchman = subprocess.Popen(
-        [sys.executable, "-m", "src.remote.upload_guard", str(os.getpid()), url, str(folder.absolute())],
+        [sys.executable, "-m", __name__, str(os.getpid()), url, str(folder.absolute())],
         stdin=subprocess.PIPE,
         start_new_session=True,
-        cwd=ROOT,
+        cwd=FOLDER_OF_PACKAGE,
     )
     try:
         yield
@@ -46,10 +46,10 @@ def main(parent: int, url: str, folder: Path) -> int:
             if os.read(sys.stdin.fileno(), len(DONE)) == DONE:
                 return 0
             break
-    from src.base.errors import UserError
-    from src.logger import get_logger, setup_logger
-    from src.remote.object_storage import open_store
-    from src.remote.results_upload import upload_results
+    from ..base.errors import UserError
+    from ..logger import get_logger, setup_logger
+    from .object_storage import open_store
+    from .results_upload import upload_results
 
     setup_logger()
     get_logger().warning("process %d ended without a word: upload what it left", parent)

@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from src.base.errors import UserError, refusal
-from src.logger import get_logger
+from ..base.errors import UserError, refusal
+from ..logger import get_logger
 
 
 class EventFiles:

@@ -10,8 +10,8 @@ from html import escape
 import cv2
 import numpy as np
 
-from src.evaluation.analysis import PairedImage
-from src.imaging.image_io import read_rgb
+from ..evaluation.analysis import PairedImage
+from ..imaging.image_io import read_rgb
 
 EACH = 6  # images of each kind
 MOST_FOR_CLASSES = 12  # further ones, for classes that the kinds do not show

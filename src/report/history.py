@@ -9,8 +9,8 @@ import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from src.base.atomic import atomic_write
-from src.base.errors import UserError, shown
+from ..base.atomic import atomic_write
+from ..base.errors import UserError, shown
 
 FILE_NAME = "results.csv"
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from html import escape
 
-from src.imaging.visualize import class_colour
-from src.report.svg import SERIES_COLOURS
+from ..imaging.visualize import class_colour
+from .svg import SERIES_COLOURS
 
 RELOAD_SECONDS = 60
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.atomic import atomic_write
-from src.evaluation.analysis import pair_images, score_thresholds
-from src.evaluation.coco_metrics import CocoResult
-from src.report import sections
-from src.report.history import EpochRow
-from src.report.page import page
-from src.yolo_dataset import DetectionSet
+from ..base.atomic import atomic_write
+from ..evaluation.analysis import pair_images, score_thresholds
+from ..evaluation.coco_metrics import CocoResult
+from ..yolo_dataset import DetectionSet
+from . import sections
+from .history import EpochRow
+from .page import page
 
 FILE_NAME = "report.html"
 

@@ -8,11 +8,11 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from src.evaluation.session import Evaluation
-from src.report import history
-from src.report.events import EventFiles
-from src.report.report import Report
-from src.yolo_dataset import DetectionSet
+from ..evaluation.session import Evaluation
+from ..yolo_dataset import DetectionSet
+from . import history
+from .events import EventFiles
+from .report import Report
 
 
 class RunResults:

@@ -7,12 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from src.evaluation.analysis import PAIR_IOU, PairedImage, confusion_matrix, score_thresholds
-from src.evaluation.coco_metrics import SIZE_BUCKETS, CocoResult
-from src.report.gallery import gallery
-from src.report.history import EpochRow
-from src.report.svg import column_chart, line_chart, number_text
-from src.yolo_dataset import DetectionSet
+from ..evaluation.analysis import PAIR_IOU, PairedImage, confusion_matrix, score_thresholds
+from ..evaluation.coco_metrics import SIZE_BUCKETS, CocoResult
+from ..yolo_dataset import DetectionSet
+from .gallery import gallery
+from .history import EpochRow
+from .svg import column_chart, line_chart, number_text
 
 _CROWDS = (1, 6, 21, 51, 101, 201, 501)  # first counts of the ranges of objects an image
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import numpy as np
 
-from src.runtime.device import Runtime
+from .device import Runtime
 
 # An image holds Python's global lock for about 1.3 ms and a core for about 22 (benchmarks/data_path.py), so that more
 # threads than this would wait for the lock.

@@ -7,9 +7,9 @@ The only module that asks "Ascend or CPU?". `guard_cpu_kernels` must run before 
 import os
 from dataclasses import dataclass
 
-from src.base.errors import UserError, first_line
-from src.config import Config
-from src.runtime.rank_table import adopt_rank_table
+from ..base.errors import UserError, first_line
+from ..config import Config
+from .rank_table import adopt_rank_table
 
 # Set by msrun, or by a rank table's launcher, in each process of a distributed job.
 LAUNCHER_VARIABLES = ("MS_ROLE", "RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH", "OMPI_COMM_WORLD_SIZE")

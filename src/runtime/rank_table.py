@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.base.atomic import write_json
-from src.base.errors import UserError
+from ..base.atomic import write_json
+from ..base.errors import UserError
 
 CARDS_A_SERVER = 8
 TABLE_VARIABLES = ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH")

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from src.logger import get_logger
+from ..logger import get_logger
 
 if TYPE_CHECKING:
-    from src.runtime.device import Runtime
+    from .device import Runtime
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ASK_SECONDS = 1.0  # between two questions to the other ranks
@@ -104,7 +104,7 @@ class AgreedStop:
             return self.request.number
         if step < self.next_step:
             return 0
-        from src.runtime.collectives import gather_numbers  # imports numpy, which starts threads
+        from .collectives import gather_numbers  # imports numpy, which starts threads
 
         now = time.monotonic()
         spent = (now - self.clock) / max(1, step - self.asked_at) if self.clock else ASK_SECONDS

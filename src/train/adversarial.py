@@ -4,7 +4,7 @@ the images so that it overlooks their objects, and is then trained on them as us
 import mindspore as ms
 from mindspore import nn, ops
 
-from src.train.train_step import ForwardLoss
+from .train_step import ForwardLoss
 
 
 class SelfAdversary(nn.Cell):

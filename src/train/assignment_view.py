@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from src.imaging.visualize import draw_boxes, side_by_side
-from src.layers.anchors import STRIDES
-from src.targets import grid_shapes
+from ..imaging.visualize import draw_boxes, side_by_side
+from ..layers.anchors import STRIDES
+from ..targets import grid_shapes
 
 # RGB of the anchors of strides 32, 16, 8; all unlike each other and seen on land and water.
 STRIDE_COLOURS = ((255, 64, 64), (255, 214, 0), (0, 229, 255))

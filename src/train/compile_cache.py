@@ -18,8 +18,8 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 
-from src.base.errors import UserError
-from src.config import Config
+from ..base.errors import UserError
+from ..config import Config
 
 # Options that say where things are and how long a run is, and not what the graph computes.
 _NOT_OF_THE_GRAPH = (

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.datasets.check import LOW_RECALL
-from src.layers.anchors import SECOND_PASS_OVERLAP, fit_of
-from src.yolo_dataset import DetectionSet
+from ..datasets.check import LOW_RECALL
+from ..layers.anchors import SECOND_PASS_OVERLAP, fit_of
+from ..yolo_dataset import DetectionSet
 
 EXPLODED = 10.0  # times the median of the loss
 _STEPS, _WINDOW = 20, 200  # in a row until it is said; losses that the median is of

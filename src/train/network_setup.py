@@ -3,9 +3,9 @@
 import mindspore as ms
 from mindspore import nn
 
-from src.base.errors import UserError
-from src.layers.activations import Mish
-from src.layers.batch_norm import BatchNorm
+from ..base.errors import UserError
+from ..layers.activations import Mish
+from ..layers.batch_norm import BatchNorm
 
 PRECISIONS = ("O0", "O1", "O2", "O3")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.errors import UserError
-from src.config import Config, overlay
-from src.remote.download import local_file
-from src.weights.carried import check_class_order
-from src.weights.checkpoint import (
+from ..base.errors import UserError
+from ..config import Config, overlay
+from ..remote.download import local_file
+from ..weights.carried import check_class_order
+from ..weights.checkpoint import (
     LoadReport,
     holds_whole_network,
     last_checkpoint,

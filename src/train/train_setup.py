@@ -3,21 +3,21 @@
 import mindspore as ms
 import numpy as np
 
-from src.config import Config
-from src.data_loader import TrainLoader
-from src.datasets.formats.yolo_labels import annotations_of
-from src.distributed_sampler import DistributedSampler
-from src.layers.batch_norm import collect_batch_norm
-from src.loss import YoloLoss
-from src.lr_scheduler import learning_rates
-from src.perspective import PerspectiveAugment
-from src.runtime.collectives import data_threads
-from src.runtime.device import Runtime, fuse_gradients, mask_piece
-from src.train.optimizer import create_adam, create_momentum
-from src.train.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
-from src.transforms import TrainAugment
-from src.yolo import Normalize
-from src.yolo_dataset import load_detection_set, resolve_set
+from ..config import Config
+from ..data_loader import TrainLoader
+from ..datasets.formats.yolo_labels import annotations_of
+from ..distributed_sampler import DistributedSampler
+from ..layers.batch_norm import collect_batch_norm
+from ..loss import YoloLoss
+from ..lr_scheduler import learning_rates
+from ..perspective import PerspectiveAugment
+from ..runtime.collectives import data_threads
+from ..runtime.device import Runtime, fuse_gradients, mask_piece
+from ..transforms import TrainAugment
+from ..yolo import Normalize
+from ..yolo_dataset import load_detection_set, resolve_set
+from .optimizer import create_adam, create_momentum
+from .train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
 
 
 def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:

@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from src.train.optimizer import optimizer_slots
+from .optimizer import optimizer_slots
 
 _SCALE_FACTOR, _SCALE_WINDOW = 2.0, 1000  # dynamic loss scale: down at once, up after so many good steps
 _EMA_WARM_UP = 2000  # updates over which the decay grows, so that the first weights do not linger

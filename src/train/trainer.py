@@ -8,37 +8,37 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 
-from src.base.atomic import atomic_write
-from src.base.errors import UserError
-from src.config import NETWORK_OPTIONS, Config
-from src.detect.network_backend import NetworkBackend
-from src.evaluation.session import evaluate_set, load_validation_set
-from src.initializer import initialize, set_head_prior
-from src.layers.batch_norm import synchronise_batch_norm
-from src.logger import progress_bar, setup_logger, step_line
-from src.remote.download import without_signature
-from src.report.history import EpochRow
-from src.report.run_results import RunResults
-from src.runtime.collectives import agree, start_time
-from src.runtime.device import Runtime, used_memory
-from src.runtime.stop_request import AgreedStop, StopRequest
-from src.train.adversarial import SelfAdversary
-from src.train.compile_cache import CompileCache
-from src.train.learning_checks import LossWatch, warnings_before
-from src.train.loss_meter import LossMeter
-from src.train.network_setup import freeze, recompute_backbone, set_precision
-from src.train.optimizer import optimizer_slots
-from src.train.start import RESUME, Start, find_start, load_start, start_options, with_class_names
-from src.train.train_setup import (
+from ..base.atomic import atomic_write
+from ..base.errors import UserError
+from ..config import NETWORK_OPTIONS, Config
+from ..detect.network_backend import NetworkBackend
+from ..evaluation.session import evaluate_set, load_validation_set
+from ..initializer import initialize, set_head_prior
+from ..layers.batch_norm import synchronise_batch_norm
+from ..logger import progress_bar, setup_logger, step_line
+from ..remote.download import without_signature
+from ..report.history import EpochRow
+from ..report.run_results import RunResults
+from ..runtime.collectives import agree, start_time
+from ..runtime.device import Runtime, used_memory
+from ..runtime.stop_request import AgreedStop, StopRequest
+from ..weights.checkpoint import load_network, prune_checkpoints, save_checkpoint
+from ..yolo import build_network
+from .adversarial import SelfAdversary
+from .compile_cache import CompileCache
+from .learning_checks import LossWatch, warnings_before
+from .loss_meter import LossMeter
+from .network_setup import freeze, recompute_backbone, set_precision
+from .optimizer import optimizer_slots
+from .start import RESUME, Start, find_start, load_start, start_options, with_class_names
+from .train_setup import (
     create_forward,
     create_optimizer,
     create_rates,
     create_train_loader,
     create_train_step,
 )
-from src.train.train_step import LossScaler, MovingAverage
-from src.weights.checkpoint import load_network, prune_checkpoints, save_checkpoint
-from src.yolo import build_network
+from .train_step import LossScaler, MovingAverage
 
 PROFILED_STEPS = 10
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.base.errors import UserError
-from src.config import NETWORK_OPTIONS, Config, overlay
+from ..base.errors import UserError
+from ..config import NETWORK_OPTIONS, Config, overlay
 
 
 def check_class_order(config: Config, class_names: Sequence[str], where: str | Path) -> None:

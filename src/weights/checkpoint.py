@@ -20,10 +20,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.base.errors import UserError, one_line
-from src.layers.anchors import ANCHORS_A_CELL
-from src.layers.batch_norm import epsilon_of
-from src.weights import mindyolo
+from ..base.errors import UserError, one_line
+from ..layers.anchors import ANCHORS_A_CELL
+from ..layers.batch_norm import epsilon_of
+from . import mindyolo
 
 STATE_KEY = "train_state"
 _CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 17  # mark and 10 bytes

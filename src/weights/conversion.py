@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.errors import UserError
+from ..base.errors import UserError
 
 
 @dataclass

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import mindspore as ms
 
-from src.base.atomic import atomic_write
-from src.base.errors import UserError
-from src.config import NETWORK_OPTIONS, Config
-from src.layers.batch_norm import EPSILON, epsilon_of
-from src.weights import darknet, mindyolo, torch_state
-from src.weights.carried import with_checkpoint_options
-from src.weights.checkpoint import (
+from ..base.atomic import atomic_write
+from ..base.errors import UserError
+from ..config import NETWORK_OPTIONS, Config
+from ..layers.batch_norm import EPSILON, epsilon_of
+from ..yolo import build_network
+from . import darknet, mindyolo, torch_state
+from .carried import with_checkpoint_options
+from .checkpoint import (
     BACKBONE,
     LoadReport,
     assign,
@@ -21,9 +22,8 @@ from src.weights.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from src.weights.conversion import Conversion
-from src.weights.layer_order import Layer, darknet_layers
-from src.yolo import build_network
+from .conversion import Conversion
+from .layer_order import Layer, darknet_layers
 
 _MINDSPORE, _DARKNET, _TORCH = "MindSpore", "Darknet", "PyTorch"
 _READABLE = "a MindSpore .ckpt (ours, published or MindYOLO's), Darknet's .weights or a PyTorch state dict"

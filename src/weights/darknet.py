@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.atomic import atomic_write
-from src.base.errors import UserError
-from src.weights.conversion import Conversion
-from src.weights.layer_order import Convolution, Layer, convolutions
+from ..base.atomic import atomic_write
+from ..base.errors import UserError
+from .conversion import Conversion
+from .layer_order import Convolution, Layer, convolutions
 
 VERSION = (0, 2, 5)
 IMAGENET_CLASSES = 1000

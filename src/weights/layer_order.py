@@ -15,11 +15,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from src.cspdarknet53 import CspDarknet53
-from src.layers.activations import ComposedMish, Mish
-from src.layers.anchors import STRIDES
-from src.weights.checkpoint import BACKBONE
-from src.yolo import FeatureMap, YoloBlock, YoloV4
+from ..cspdarknet53 import CspDarknet53
+from ..layers.activations import ComposedMish, Mish
+from ..layers.anchors import STRIDES
+from ..yolo import FeatureMap, YoloBlock, YoloV4
+from .checkpoint import BACKBONE
 
 # Darknet's words for activations.
 ACTIVATIONS = {Mish: "mish", ComposedMish: "mish", nn.LeakyReLU: "leaky", nn.SiLU: "swish"}

@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from src.layers.batch_norm import EPSILON
+from ..layers.batch_norm import EPSILON
 
 MINDYOLO_EPSILON = 1e-3
 _NAME = re.compile(

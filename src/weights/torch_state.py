@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from src.base.errors import UserError, shown
-from src.weights.conversion import Conversion
-from src.weights.layer_order import Convolution, Layer, convolutions
+from ..base.errors import UserError, shown
+from .conversion import Conversion
+from .layer_order import Convolution, Layer, convolutions
 
 # Where training scripts put the state dict in what they save.
 _PLACES = ("state_dict", "model_state_dict", "model", "ema", "net", "weights")

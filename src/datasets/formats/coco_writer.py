@@ -11,10 +11,10 @@ from pathlib import Path
 
 import yaml
 
-from src.base.atomic import atomic_path, write_json
-from src.base.errors import UserError, refusal
-from src.datasets.formats.labelled import LabelledImage, LabelledObject, LabelledSet
-from src.logger import progress_bar
+from ...base.atomic import atomic_path, write_json
+from ...base.errors import UserError, refusal
+from ...logger import progress_bar
+from .labelled import LabelledImage, LabelledObject, LabelledSet
 
 PLACING = ("link", "copy")
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")

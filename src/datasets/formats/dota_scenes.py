@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from src.base.errors import UserError
-from src.datasets.dota_labels import read_labels
-from src.datasets.dota_split import find_scenes
-from src.datasets.formats.labelled import (
+from ...base.errors import UserError
+from ...imaging.image_io import read_size
+from ...logger import progress_bar
+from ..dota_labels import read_labels
+from ..dota_split import find_scenes
+from .labelled import (
     SPLITS,
     LabelledImage,
     LabelledObject,
@@ -13,8 +15,6 @@ from src.datasets.formats.labelled import (
     ReadOptions,
     split_by_share,
 )
-from src.imaging.image_io import read_size
-from src.logger import progress_bar
 
 
 def read_dota(src: Path, options: ReadOptions) -> LabelledSet:

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from src.base.errors import UserError
-from src.imaging.image_io import is_image
+from ...base.errors import UserError
+from ...imaging.image_io import is_image
 
 DEFAULT_VAL_SHARE = 0.2
 SPLITS = ("train", "val")  # as the written data set names them

@@ -9,8 +9,10 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree
 
-from src.base.errors import UserError
-from src.datasets.formats.labelled import (
+from ...base.errors import UserError
+from ...imaging.image_io import is_image, read_size
+from ...logger import progress_bar
+from .labelled import (
     SPLITS,
     LabelledImage,
     LabelledObject,
@@ -21,8 +23,6 @@ from src.datasets.formats.labelled import (
     split_by_share,
     without_repeats,
 )
-from src.imaging.image_io import is_image, read_size
-from src.logger import progress_bar
 
 _KEYS = ("xmin", "ymin", "xmax", "ymax")
 

@@ -11,9 +11,11 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from src.base.errors import UserError, shown
-from src.base.yaml_text import load_yaml
-from src.datasets.formats.labelled import (
+from ...base.errors import UserError, shown
+from ...base.yaml_text import load_yaml
+from ...imaging.image_io import is_image, read_size
+from ...logger import progress_bar
+from .labelled import (
     SPLITS,
     LabelledImage,
     LabelledObject,
@@ -25,8 +27,6 @@ from src.datasets.formats.labelled import (
     split_by_share,
     without_repeats,
 )
-from src.imaging.image_io import is_image, read_size
-from src.logger import progress_bar
 
 _DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAME_FILES = (

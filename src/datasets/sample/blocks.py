@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from src.datasets.dota_labels import DotaObject
-from src.datasets.sample.canvas import Canvas, rectangle
+from ..dota_labels import DotaObject
+from .canvas import Canvas, rectangle
 
 GRASS, SOIL, ASPHALT, CONCRETE, WATER = (
     (98, 118, 72),

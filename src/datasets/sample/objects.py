@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from src.datasets.sample.canvas import Canvas, ellipse, rectangle, rotated, shade
+from .canvas import Canvas, ellipse, rectangle, rotated, shade
 
 CAR_COLOURS = (
     (235, 235, 235), (200, 203, 206), (150, 153, 156), (60, 62, 66), (30, 31, 34), (150, 30, 28),

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from src.datasets.dota_labels import DotaObject
-from src.datasets.sample.blocks import GRASS, SOIL, Block, Scene
-from src.datasets.sample.canvas import Canvas, fractal_noise
-from src.datasets.sample.zones import ZONES, road
+from ..dota_labels import DotaObject
+from .blocks import GRASS, SOIL, Block, Scene
+from .canvas import Canvas, fractal_noise
+from .zones import ZONES, road
 
 # How often each kind of block appears in a theme.
 THEMES = {

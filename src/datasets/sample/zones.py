@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from src.datasets.sample import objects
-from src.datasets.sample.blocks import ASPHALT, CONCRETE, GRASS, SOIL, WATER, Block, Scene
-from src.datasets.sample.canvas import ellipse, rectangle, rotated, shade
+from . import objects
+from .blocks import ASPHALT, CONCRETE, GRASS, SOIL, WATER, Block, Scene
+from .canvas import ellipse, rectangle, rotated, shade
 
 
 def road(scene: Scene, strip: Block, is_horizontal: bool) -> None:

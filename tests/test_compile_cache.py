@@ -67,7 +67,7 @@ def test_every_option_of_the_graph_has_a_folder_of_its_own(tiles, tmp_path):
     ):  # fmt: skip
         digests.add(graph_digest(tiny_config(tiles, tmp_path, word), [[2, 3, 96, 96]]))
     assert len(digests) == 12
-    elsewhere = tiny_config(tiles, tmp_path / "other", "--log_interval=7")
+    elsewhere = tiny_config(tiles, tmp_path / "other", "--log_interval=7", "--output_path=o", "--train_url=b")
     assert graph_digest(elsewhere, [[2, 3, 96, 96]]) in digests
 
 

@@ -30,17 +30,18 @@ def tiles(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    """Environment in which the network is compiled once for all runs of this file."""
-    cache = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(tmp_path_factory.mktemp("cache"))}
-    return {**os.environ, **cache}
+def words(tmp_path_factory):
+    """Options of a run of 60 steps. The network is compiled once for all of this file's runs that have them."""
+    cache = tmp_path_factory.mktemp("cache")
+    return ["--max_epoch=20", "--ema_decay=0.99", "--mosaic=0.5", f"--compile_cache={cache}"]
 
 
-def start(tiles, out, environment, *words):
+def start(tiles, out, *words):
     words = [*OPTIONS, f"--data_dir={tiles}", f"--ckpt_path={out}", *words]
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
 
 
@@ -55,10 +56,10 @@ def read_until(process, pattern):
 
 
 @pytest.fixture(scope="module")
-def whole(tiles, compiled, tmp_path_factory):
-    """Folder of a run of 36 steps that nobody stopped."""
+def whole(tiles, words, tmp_path_factory):
+    """Folder of a run that nobody stopped."""
     out = tmp_path_factory.mktemp("whole")
-    process = start(tiles, out, compiled, "--max_epoch=12", "--ema_decay=0.99", "--mosaic=0.5")
+    process = start(tiles, out, *words)
     log = process.communicate(timeout=400)[0]
     assert process.returncode == 0, log[-2000:]
     return out
@@ -66,10 +67,9 @@ def whole(tiles, compiled, tmp_path_factory):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_saves_says_how_to_go_on_and_ends_as_if_it_had_not_been(
-    tiles, whole, compiled, tmp_path, number
+    tiles, whole, words, tmp_path, number
 ):
-    words = ["--max_epoch=12", "--ema_decay=0.99", "--mosaic=0.5"]
-    process = start(tiles, tmp_path, compiled, *words)
+    process = start(tiles, tmp_path, *words)
     read_until(process, r"iter\[10\]")
     process.send_signal(number)
     rest = process.communicate(timeout=60)[0]
@@ -81,9 +81,9 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_ends_as_if_it_had_not_been(
         re.M,
     ).groups()
     assert f"{number.name}: stopping after the step under way" in rest and "Traceback" not in rest
-    assert 11 <= int(step) < 36
+    assert 11 <= int(step) < 60
     assert last_checkpoint(folder, tmp_path).stem.endswith(f"_{step}")
-    resumed = start(tiles, tmp_path, compiled, *words, f"--resume={folder}")
+    resumed = start(tiles, tmp_path, *words, f"--resume={folder}")
     log = resumed.communicate(timeout=400)[0]
     assert resumed.returncode == 0, log[-2000:]
     assert re.search(r"iter\[(\d+)\]", log)[1] == step  # the first one: not a step done twice
@@ -92,7 +92,7 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_ends_as_if_it_had_not_been(
 
 def test_a_second_interrupt_leaves_at_once(tiles, tmp_path):
     """While the first step is compiled, which takes seconds in which no step can end."""
-    process = start(tiles, tmp_path, {**os.environ, "PYTHONUNBUFFERED": "1"}, "--max_epoch=500")
+    process = start(tiles, tmp_path, "--max_epoch=500")
     read_until(process, "train.json: 6 images")
     time.sleep(2)
     process.send_signal(signal.SIGINT)
@@ -141,16 +141,16 @@ def test_half_a_checkpoint_of_a_killed_run_is_not_uploaded(tmp_path):
     assert [path.name for path in (tmp_path / "bucket").rglob("*ckpt")] == ["0-1_2.ckpt"]
 
 
-def test_a_cloud_job_that_is_stopped_uploads_its_checkpoint(tiles, compiled, tmp_path):
+def test_a_cloud_job_that_is_stopped_uploads_its_checkpoint(tiles, words, tmp_path):
     bucket = tmp_path / "bucket"
     bucket.mkdir()
-    words = [
+    places = [
         "--enable_modelarts=1", f"--data_url={tiles}", f"--data_path={tmp_path / 'data'}",
         f"--output_path={tmp_path / 'out'}", f"--load_path={tmp_path / 'load'}", f"--train_url={bucket}",
         "--checkpoint_url=", "--need_modelarts_dataset_unzip=0", f"--data_dir={tmp_path / 'data'}",
-        "--ckpt_path=outputs", "--log_path=outputs", "--max_epoch=500",
+        "--ckpt_path=outputs", "--log_path=outputs",
     ]  # fmt: skip
-    process = start(tiles, "outputs", compiled, *words)
+    process = start(tiles, "outputs", *words, *places)
     read_until(process, r"iter\[4\]")
     process.terminate()
     rest = process.communicate(timeout=60)[0]

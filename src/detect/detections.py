@@ -9,6 +9,7 @@ import numpy as np
 
 from ..base.atomic import atomic_write
 from ..data_loader import EvalBatch, EvalLoader
+from ..imaging.boxes import to_corner
 from .postprocess import Detections, PostprocessOptions, postprocess
 
 # One detection; bbox is x y width height in the image's pixels, as COCO writes it. 32 bytes.
@@ -63,8 +64,7 @@ def to_table(image_id: int, found: Detections, category_ids: tuple[int, ...]) ->
     """Detections of an image as rows of `DETECTION`, with COCO's category ids."""
     table = np.empty(len(found), DETECTION)
     table["image_id"] = image_id
-    table["bbox"][:, :2] = found.boxes[:, :2]
-    table["bbox"][:, 2:] = found.boxes[:, 2:] - found.boxes[:, :2]
+    table["bbox"] = to_corner(found.boxes)
     table["score"] = found.scores
     table["category_id"] = np.asarray(category_ids, np.int32)[found.classes]
     return table

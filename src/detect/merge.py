@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..imaging.boxes import area, intersection, iou
 from .box_pairs import intersecting_pairs
-from .postprocess import Detections, keep_greedily
+from .nms import keep_greedily
+from .postprocess import Detections
 
 JOINED = -1  # tile of a box that was joined from several
 _CUT_SHARE = 0.15  # a box whose end is nearer to the tile's edge than this share of its side is cut there
@@ -101,7 +103,7 @@ def suppress_views(boxes, classes, tile, threshold: float, scores, method: str =
     for a, b in intersecting_pairs(boxes, classes):
         apart = (tile[a] != tile[b]) | (tile[a] == JOINED)
         a, b = a[apart], b[apart]
-        over = _iou(boxes[a], boxes[b]) > threshold
+        over = iou(boxes[a], boxes[b]) > threshold
         lower.append(np.maximum(a[over], b[over]))
         higher.append(np.minimum(a[over], b[over]))
     lower, higher = np.concatenate(lower), np.concatenate(higher)
@@ -177,12 +179,12 @@ def _shows_more(parts: _Parts, is_cut: np.ndarray, piece: np.ndarray, other: np.
     piece goes on. Of two cut boxes only the smaller one can be dropped.
     """
     small, large = parts.boxes[piece], parts.boxes[other]
-    area, other_area = _area(small), _area(large)
-    covered = _shared(small, large) >= _SHOWN * np.maximum(area, np.finfo(float).tiny)
+    own_area, other_area = area(small), area(large)
+    covered = intersection(small, large) >= _SHOWN * np.maximum(own_area, np.finfo(float).tiny)
     slack = 0.5 + _CUT_SHARE * np.tile(small[:, 2:] - small[:, :2], (1, 2))
     outwards = np.concatenate([small[:, :2] - large[:, :2], large[:, 2:] - small[:, 2:]], axis=1)
     reaches = ((outwards >= -slack) | ~(parts.cut[piece] | parts.cut[other])).all(axis=1)
-    larger = (other_area > area) | ((other_area == area) & (other < piece))
+    larger = (other_area > own_area) | ((other_area == own_area) & (other < piece))
     sure = parts.scores[other] >= _WEAK * parts.scores[piece]
     return is_cut[piece] & covered & reaches & sure & (larger | ~is_cut[other])
 
@@ -272,19 +274,3 @@ def _seam_links(pieces: _Parts, windows, first, second, axis: int, tolerance: fl
     good = beside & across & (common > 0) & (agreement >= _AGREE) & sure
     quality = (agreement * np.sqrt(scores[0] * scores[1]))[good]
     return first[good], second[good], np.full(len(quality), axis), quality
-
-
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _shared(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(n,) intersection of pairs of boxes."""
-    sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
-    return np.maximum(sides, 0).prod(axis=1)
-
-
-def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(n,) IoU of pairs of boxes."""
-    shared = _shared(boxes, others)
-    return shared / np.maximum(_area(boxes) + _area(others) - shared, np.finfo(float).tiny)

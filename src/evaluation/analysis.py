@@ -7,10 +7,11 @@ harbour is one mistake of its own and not a miss and a false alarm.
 from dataclasses import dataclass
 
 import numpy as np
-from pycocotools import mask
 
+from ..imaging.boxes import from_corner, to_corner
 from ..yolo_dataset import DetectionSet, ImageRecord
 from .coco_metrics import CocoResult
+from .matching import coco_iou
 
 PAIR_IOU = 0.5
 FALLBACK_SCORE = 0.3  # threshold of a class of which nothing was found, so that no F1 recommends one
@@ -90,18 +91,17 @@ def pair_images(dataset: DetectionSet, table: np.ndarray, thresholds: np.ndarray
     results = []
     for record in dataset.records:
         rows = slice(*np.searchsorted(table["image_id"], [record.id, record.id + 1]))
-        corners = table["bbox"][rows].copy()
-        corners[:, 2:] += corners[:, :2]
+        corners = from_corner(table["bbox"][rows])
         scores = table["score"][rows]
         object_of = _pair(record, corners, classes[rows], scores)
         results.append(PairedImage(record, corners, classes[rows], scores, object_of))
     return results
 
 
-def _pair(record: ImageRecord, corners: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _pair(record: ImageRecord, boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """`object_of` of an image's detections."""
-    object_of = np.full(len(corners), -1)
-    overlaps = _overlaps(corners, record.boxes, crowd=False)
+    object_of = np.full(len(boxes), -1)
+    overlaps = _overlaps(boxes, record.boxes, crowd=False)
     rows, columns = np.nonzero(overlaps >= PAIR_IOU)
     other = classes[rows] != record.classes[columns]
     taken = set()
@@ -110,20 +110,18 @@ def _pair(record: ImageRecord, corners: np.ndarray, classes: np.ndarray, scores:
         if object_of[row] < 0 and column not in taken:
             object_of[row] = column
             taken.add(column)
-    ignored = (_overlaps(corners, record.ignored, crowd=True) >= PAIR_IOU).any(axis=1)
+    ignored = (_overlaps(boxes, record.ignored, crowd=True) >= PAIR_IOU).any(axis=1)
     object_of[ignored & (object_of < 0)] = -2
     return object_of
 
 
 def _overlaps(boxes: np.ndarray, others: np.ndarray, crowd: bool) -> np.ndarray:
-    """(n, m) IoU of corners; with `crowd` the share of a box of the first that lies in one of the others."""
+    """(n, m) IoU of x1 y1 x2 y2; with `crowd` the share of a box of the first that lies in one of the others."""
     if not len(boxes) or not len(others):
         return np.zeros((len(boxes), len(others)))
-    first, second = (
-        np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).astype(np.float64)
-        for corners in (boxes, others)
+    return coco_iou(
+        *(to_corner(group).astype(np.float64) for group in (boxes, others)), np.full(len(others), crowd)
     )
-    return mask.iou(first, second, np.full(len(others), crowd, np.uint8))
 
 
 def confusion_matrix(images: list[PairedImage], num_classes: int) -> np.ndarray:

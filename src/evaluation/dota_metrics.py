@@ -14,6 +14,7 @@ import numpy as np
 
 from ..base.errors import UserError
 from ..detect.postprocess import Detections
+from ..imaging.boxes import iou
 
 _ELEMENTS_AT_ONCE = 1 << 21  # of an overlap matrix; bounds the memory on scenes with very many boxes
 
@@ -119,10 +120,11 @@ def _judge(boxes, objects, difficult, threshold: float, offset: float) -> np.nda
     outcome = np.zeros(len(boxes), np.int8)
     if not len(boxes) or not len(objects):
         return outcome
+    boxes, objects = boxes.astype(np.float64), objects.astype(np.float64)
     nearest, overlap = np.empty(len(boxes), int), np.empty(len(boxes))
     rows = max(1, _ELEMENTS_AT_ONCE // len(objects))
     for start in range(0, len(boxes), rows):
-        overlaps = _iou(boxes[start : start + rows], objects, offset)
+        overlaps = iou(boxes[start : start + rows, None], objects, offset)
         nearest[start : start + rows] = overlaps.argmax(axis=1)
         overlap[start : start + rows] = overlaps.max(axis=1)
     above = np.flatnonzero(overlap > threshold)
@@ -130,15 +132,6 @@ def _judge(boxes, objects, difficult, threshold: float, offset: float) -> np.nda
     outcome[above[first]] = 1
     outcome[above[difficult[nearest[above]]]] = -1
     return outcome
-
-
-def _iou(boxes: np.ndarray, others: np.ndarray, offset: float) -> np.ndarray:
-    """(n, m) IoU of boxes (n, 4) and (m, 4), widths and heights counted with `offset` more."""
-    boxes, others = boxes.astype(np.float64)[:, None], others.astype(np.float64)[None]
-    sides = np.minimum(boxes[..., 2:], others[..., 2:]) - np.maximum(boxes[..., :2], others[..., :2]) + offset
-    shared = np.maximum(sides, 0).prod(axis=-1)
-    areas = [(group[..., 2:] - group[..., :2] + offset).prod(axis=-1) for group in (boxes, others)]
-    return shared / np.maximum(areas[0] + areas[1] - shared, np.finfo(float).tiny)
 
 
 def _class_result(name: str, outcome: np.ndarray, objects: int, use_07_metric: bool) -> DotaClassResult:

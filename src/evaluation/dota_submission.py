@@ -18,6 +18,7 @@ from ..base.errors import UserError, shown
 from ..datasets.dota_labels import object_boxes, read_labels
 from ..detect.merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
 from ..detect.postprocess import Detections
+from ..imaging.boxes import from_corner
 from ..yolo_dataset import DetectionSet, read_annotations
 from .dota_metrics import DotaResult, SceneObjects, evaluate_dota
 
@@ -112,8 +113,7 @@ def merge_scenes(
         windows = np.concatenate([offsets, offsets + sides], axis=1)
         found = np.concatenate([table[part] for part in rows])
         tile = np.repeat(np.arange(len(ids)), [part.stop - part.start for part in rows])
-        boxes = found["bbox"].astype(np.float64)
-        boxes[:, 2:] += boxes[:, :2]
+        boxes = from_corner(found["bbox"].astype(np.float64))
         boxes = np.clip(boxes + np.tile(offsets[tile], (1, 2)), 0, sizes[scene] * 2)
         real = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # not all in the padding of a small scene
         classes = np.array([class_of[number] for number in found["category_id"].tolist()], np.int32)

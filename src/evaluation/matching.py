@@ -96,7 +96,7 @@ def match_class(
     for start, end, low, high in zip(starts, ends, first, last):
         if low < high:
             truth = slice(start, end)
-            overlaps = mask.iou(boxes[low:high], objects.boxes[truth], objects.crowd[truth].astype(np.uint8))
+            overlaps = coco_iou(boxes[low:high], objects.boxes[truth], objects.crowd[truth])
             pairs = _pairs(overlaps, iou_thresholds[0])
             for area in areas if pairs else ():
                 _match_image(
@@ -109,6 +109,11 @@ def match_class(
                 )
     to_be_found = {area: int((~ignored[area]).sum()) for area in areas}
     return Matches(scores, ranks, outcome, to_be_found)
+
+
+def coco_iou(boxes: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """pycocotools' IoU (n, m) of float64 x y w h; with objects that are crowds, the share of the box in them."""
+    return mask.iou(boxes, objects, crowd.astype(np.uint8))
 
 
 def _pairs(overlaps: np.ndarray, lowest: float) -> list[tuple[int, list[tuple[int, float]]]]:

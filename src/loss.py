@@ -15,6 +15,7 @@ from mindspore.ops import constexpr
 from .base.errors import UserError
 from .layers.anchors import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
 from .layers.box_overlap import KINDS, box_overlap
+from .layers.decoding import centre_share
 from .pair_loss import PairLoss, box_weight
 from .targets import TargetAssigner, grid_shapes
 
@@ -188,8 +189,8 @@ class YoloLoss(nn.Cell):
         cell_x, cell_y, grid_w, grid_h, s, anchor_w, anchor_h = _cell_tables(
             input_hw, self.anchors, self.scale_x_y
         )
-        x = (ops.sigmoid(t_x.squeeze(2)) * s - (s - 1) / 2 + cell_x) / grid_w
-        y = (ops.sigmoid(t_y.squeeze(2)) * s - (s - 1) / 2 + cell_y) / grid_h
+        x = centre_share(ops.sigmoid(t_x.squeeze(2)), s, cell_x, grid_w)
+        y = centre_share(ops.sigmoid(t_y.squeeze(2)), s, cell_y, grid_h)
         w = ops.exp(ops.clamp(t_w.squeeze(2), max=LARGEST_LOG_SIZE)) * anchor_w
         h = ops.exp(ops.clamp(t_h.squeeze(2), max=LARGEST_LOG_SIZE)) * anchor_h
 

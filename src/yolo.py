@@ -8,7 +8,6 @@ published `feature_map.backblock0.conv5` and `conv6`, a head that no output uses
 from collections.abc import Sequence
 
 import mindspore as ms
-import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
@@ -17,7 +16,9 @@ from .config import Config
 from .cspdarknet53 import BACKBONE_LAYERS, BACKBONE_SHAPE, CspDarknet53, conv_block
 from .layers.anchors import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
 from .layers.batch_norm import configure_batch_norm
+from .layers.decoding import cell_constants, centre_share
 from .layers.drop_block import DropBlock
+from .layers.normalisation import normalised, pixel_constants
 
 # ImageNet's statistics of RGB in 0..1.
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -196,18 +197,17 @@ class YoloV4(nn.Cell):
 
 @constexpr
 def _grid_constants(height, width, stride, anchors):
-    """Cell corners (1, 1, 2, H, W), grid size and anchors (1, A, 2, 1, 1), these as share of the input."""
-    y, x = np.mgrid[:height, :width]
-    size = np.array([width, height], np.float32)
-    corners = np.stack([x, y])[None, None].astype(np.float32)
-    shares = np.array(anchors, np.float32) / (size * stride)
-    return Tensor(corners), Tensor(size.reshape(1, 1, 2, 1, 1)), Tensor(shares[None, :, :, None, None])
+    """`cell_constants` as tensors that broadcast to (N, A, 2, H, W)."""
+    corners, cells, shares = cell_constants(height, width, stride, anchors)
+    return (
+        Tensor(corners[None, None]),
+        Tensor(cells.reshape(1, 1, 2, 1, 1)),
+        Tensor(shares[None, :, :, None, None]),
+    )
 
 
 class YoloDecoder(nn.Cell):
-    """Turns raw maps into boxes.
-
-    xy = (s * sigmoid(t) - (s - 1) / 2 + cell) / grid, wh = exp(t) * anchor / input.
+    """Turns raw maps into boxes, by the formulas of `src.layers.decoding`.
 
     Args:
         anchors: (9, 2) width and height in input pixels; three each for strides 8, 16, 32.
@@ -234,8 +234,7 @@ class YoloDecoder(nn.Cell):
         n, channels, height, width = raw.shape
         raw = raw.reshape(n, ANCHORS_A_CELL, channels // ANCHORS_A_CELL, height, width)
         corners, size, anchor = _grid_constants(height, width, STRIDES[level], self.anchors[level])
-        s = self.scale_x_y[level]
-        xy = (ops.sigmoid(raw[:, :, 0:2]) * s - (s - 1) / 2 + corners) / size
+        xy = centre_share(ops.sigmoid(raw[:, :, 0:2]), self.scale_x_y[level], corners, size)
         wh = ops.exp(raw[:, :, 2:4]) * anchor
         decoded = ops.concat((xy, wh, ops.sigmoid(raw[:, :, 4:])), 2)
         return decoded.transpose(0, 3, 4, 1, 2)
@@ -259,11 +258,10 @@ class Normalize(nn.Cell):
 
     def __init__(self, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[float] = IMAGE_STD):
         super().__init__(auto_prefix=False)
-        self.mean = Tensor(np.array(mean, np.float32).reshape(1, 3, 1, 1) * 255)
-        self.factor = Tensor(1 / (np.array(std, np.float32).reshape(1, 3, 1, 1) * 255))
+        self.mean, self.factor = (Tensor(constant[None]) for constant in pixel_constants(mean, std))
 
     def construct(self, x):
-        return (ops.cast(x, ms.float32) - self.mean) * self.factor
+        return normalised(ops.cast(x, ms.float32), self.mean, self.factor)
 
 
 def build_network(config: Config) -> YoloV4:

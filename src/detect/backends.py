@@ -13,6 +13,9 @@ import numpy as np
 
 from ..base.errors import UserError, first_line
 from ..config import Config
+from ..layers.anchors import head_settings
+from ..layers.decoding import decode_maps
+from ..layers.normalisation import normalised, pixel_constants
 from ..remote.download import ENDINGS, ending_of, local_file
 from ..runtime.device import Runtime, is_launched, setup_runtime
 from .runtimes import Run, open_mindir, open_om, open_onnx, uses_lite
@@ -75,8 +78,8 @@ class ExportedModel:
 
     def __init__(self, path: Path, run: Run, settings: ModelSettings):
         self.path, self.run, self.settings = path, run, settings
-        self._mean = np.array(settings.image_mean, np.float32).reshape(3, 1, 1) * 255
-        self._factor = 1 / (np.array(settings.image_std, np.float32).reshape(3, 1, 1) * 255)
+        self._normalisation = pixel_constants(settings.image_mean, settings.image_std)
+        self._head = head_settings(settings.anchors, settings.scale_x_y)
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
         """See `Backend`."""
@@ -92,7 +95,7 @@ class ExportedModel:
 
     def _maps(self, batch: np.ndarray) -> list[np.ndarray]:
         if self.settings.input_type == "float32":
-            batch = (batch.astype(np.float32) - self._mean) * self._factor
+            batch = normalised(batch.astype(np.float32), *self._normalisation)
         elif self.settings.input_type == UINT8_NHWC:
             batch = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
         try:
@@ -118,29 +121,7 @@ class ExportedModel:
                 f"{self.path}: its outputs are of {width - 5} classes, labels names {classes}; give --labels, or the "
                 "--config_path that it was trained with"
             )
-        return outputs if decoded else decode_maps(outputs, self.settings)
-
-
-def decode_maps(raw: list[np.ndarray], settings: ModelSettings) -> list[np.ndarray]:
-    """Raw maps (N, 3 (5 + C), H, W) of strides 32, 16, 8 to decoded ones, as `src.yolo.YoloDecoder` does."""
-    input_h, input_w = settings.input_hw
-    anchors = np.array(settings.anchors, np.float32).reshape(3, 3, 2)[::-1]
-    decoded = []
-    for level, scale, anchor in zip(raw, settings.scale_x_y[::-1], anchors):
-        n, channels, height, width = level.shape
-        level = level.reshape(n, 3, channels // 3, height, width).transpose(0, 3, 4, 1, 2)
-        y, x = np.mgrid[:height, :width].astype(np.float32)
-        cells = np.stack([x, y], axis=-1)[:, :, None]
-        out = np.empty(level.shape, np.float32)
-        out[..., 4:] = _sigmoid(level[..., 4:])
-        out[..., :2] = (_sigmoid(level[..., :2]) * scale - (scale - 1) / 2 + cells) / (width, height)
-        out[..., 2:4] = np.exp(level[..., 2:4]) * anchor / (input_w, input_h)
-        decoded.append(out)
-    return decoded
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * np.tanh(0.5 * x) + 0.5  # without overflow
+        return outputs if decoded else decode_maps(outputs, *self._head)
 
 
 def detections_as_map(found: np.ndarray, settings: ModelSettings) -> np.ndarray:

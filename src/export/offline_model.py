@@ -8,10 +8,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
+
 from ..base.atomic import atomic_write
 from ..base.errors import UserError, one_line
 from ..detect.ascend_card import ACL_PRECISION, card_of
 from ..detect.settings import ModelSettings
+from ..layers.normalisation import pixel_constants
 from ..logger import get_logger
 
 
@@ -30,11 +33,12 @@ def aipp_config(settings: ModelSettings) -> str:
         "csc_switch: false",
         "rbuv_swap_switch: false",
     ]
-    for channel, (mean, deviation) in enumerate(zip(settings.image_mean, settings.image_std)):
+    means, factors = pixel_constants(settings.image_mean, settings.image_std, np.float64)
+    for channel, (mean, factor) in enumerate(zip(means.ravel(), factors.ravel())):
         lines += [
             f"mean_chn_{channel}: 0",
-            f"min_chn_{channel}: {255 * mean:.8g}",
-            f"var_reci_chn_{channel}: {1 / (255 * deviation):.8g}",
+            f"min_chn_{channel}: {mean:.8g}",
+            f"var_reci_chn_{channel}: {factor:.8g}",
         ]
     return "aipp_op {\n" + "".join(f"    {line}\n" for line in lines) + "}\n"
 

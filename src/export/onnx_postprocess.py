@@ -1,9 +1,9 @@
 """Post-processing inside an ONNX file, with standard operators, so that a client gets final boxes.
 
-The same steps as `src.detect.postprocess`: score filter, top-k, clipping, non-maximum suppression. The
-suppression is greedy and is found as a fixed point: a box is kept where no better kept box of its class
-overlaps it too much; each turn settles at least one more box, mostly many. It covers DIoU, which ONNX's own
-NonMaxSuppression does not. Two forms give the same boxes:
+The steps and formulas of `src.detect.postprocess` and `src.imaging.boxes`, written once more because a file holds
+operators alone: score filter, top-k, clipping, non-maximum suppression. The suppression is greedy and is found as a
+fixed point: a box is kept where no better kept box of its class overlaps it too much; each turn settles at least one
+more box, mostly many. It covers DIoU, which ONNX's own NonMaxSuppression does not. Two forms give the same boxes:
 
 - dynamic: as many rows as there are boxes; a loop that ends when nothing changes.
 - static: every shape is fixed and nothing branches, for Ascend's compilers. `TURNS` turns are written out, which is
@@ -22,6 +22,25 @@ from ..detect.settings import ModelSettings
 from .onnx_graph import one_opset
 
 TURNS = 32
+
+# The decoded maps as one table of all cells' predictions.
+_CELLS = """\
+  flat0 = Reshape(map0, flat)
+  flat1 = Reshape(map1, flat)
+  flat2 = Reshape(map2, flat)
+  cells = Concat <axis = 0> (flat0, flat1, flat2)
+"""
+
+# The chosen predictions' boxes as corners in pixels, clipped to the input.
+_CLIPPED = """\
+  halves = Mul(top_sides, half)
+  low = Sub(top_centre, halves)
+  high = Add(top_centre, halves)
+  shares = Concat <axis = 1> (low, high)
+  pixels = Mul(shares, size)
+  positive = Max(pixels, zero)
+  clipped = Min(positive, size)
+"""
 
 # From the columns x1 y1 x2 y2 (n, 1) to over (n, n): whether two boxes overlap more than the limit.
 _OVERLAPS = """\
@@ -82,10 +101,7 @@ postprocess (float[1,a,b,3,d] map0, float[1,e,f,3,d] map1, float[1,g,h,3,d] map2
  int64 start = {{0}}, int64 step = {{1}},
  float half = {{0.5}}, float zero = {{0.0}}, float one = {{1.0}}, float tiny = {{1e-30}}>
 {{
-  flat0 = Reshape(map0, flat)
-  flat1 = Reshape(map1, flat)
-  flat2 = Reshape(map2, flat)
-  cells = Concat <axis = 0> (flat0, flat1, flat2)
+{cells}
   centre, sides, objectness, probabilities = Split <axis = 1> (cells, parts)
   best = ReduceMax <axes = [1], keepdims = 1> (probabilities)
   label = ArgMax <axis = 1, keepdims = 0> (probabilities)
@@ -103,13 +119,7 @@ postprocess (float[1,a,b,3,d] map0, float[1,e,f,3,d] map1, float[1,g,h,3,d] map2
 
   top_centre = Gather(centre, chosen)
   top_sides = Gather(sides, chosen)
-  halves = Mul(top_sides, half)
-  low = Sub(top_centre, halves)
-  high = Add(top_centre, halves)
-  shares = Concat <axis = 1> (low, high)
-  pixels = Mul(shares, size)
-  positive = Max(pixels, zero)
-  clipped = Min(positive, size)
+{clipped}
   clipped_low, clipped_high = Split <axis = 1> (clipped, corners)
   clipped_sides = Sub(clipped_high, clipped_low)
   smaller = ReduceMin <axes = [1], keepdims = 0> (clipped_sides)
@@ -166,10 +176,7 @@ postprocess (float[1,a,b,3,d] map0, float[1,e,f,3,d] map1, float[1,g,h,3,d] map2
  float overlap_limit = {{{nms}}}, float diou = {{{diou}}}, float half = {{0.5}}, float zero = {{0.0}},
  float one = {{1.0}}, float tiny = {{1e-30}}, float dropped = {{-0.5}}>
 {{
-  flat0 = Reshape(map0, flat)
-  flat1 = Reshape(map1, flat)
-  flat2 = Reshape(map2, flat)
-  cells = Concat <axis = 0> (flat0, flat1, flat2)
+{cells}
   all_boxes, all_objectness, all_probabilities = Split <axis = 1, split = [4, 1, {classes}]> (cells)
   all_best = ReduceMax <axes = [1], keepdims = 1> (all_probabilities)
   all_score2 = Mul(all_best, all_objectness)
@@ -180,14 +187,8 @@ postprocess (float[1,a,b,3,d] map0, float[1,e,f,3,d] map1, float[1,g,h,3,d] map2
   label_index = ArgMax <axis = 1, keepdims = 1> (top_probabilities)
   label_column = Cast <to = 1> (label_index)
 
-  halves = Mul(top_sides, half)
-  low = Sub(top_centre, halves)
-  high = Add(top_centre, halves)
-  shares = Concat <axis = 1> (low, high)
-  pixels = Mul(shares, size)
-  positive = Max(pixels, zero)
-  boxes = Min(positive, size)
-  box_low, box_high = Split <axis = 1, split = [2, 2]> (boxes)
+{clipped}
+  box_low, box_high = Split <axis = 1, split = [2, 2]> (clipped)
   box_sides = Sub(box_high, box_low)
   smaller = ReduceMin <axes = [1], keepdims = 1> (box_sides)
   inside = Greater(smaller, zero)
@@ -197,7 +198,7 @@ postprocess (float[1,a,b,3,d] map0, float[1,e,f,3,d] map1, float[1,g,h,3,d] map2
   is_valid = And(inside, enough)
   valid = Cast <to = 1> (is_valid)
 
-  x1, y1, x2, y2 = Split <axis = 1, split = [1, 1, 1, 1]> (boxes)
+  x1, y1, x2, y2 = Split <axis = 1, split = [1, 1, 1, 1]> (clipped)
 {overlaps}
   label_row = Transpose <perm = [1, 0]> (label_column)
   same = Equal(label_column, label_row)
@@ -208,7 +209,7 @@ postprocess (float[1,a,b,3,d] map0, float[1,e,f,3,d] map1, float[1,g,h,3,d] map2
   drops_bool = And(over_same, worse)
   drops = Cast <to = 1> (drops_bool)
 {turns}
-  table = Concat <axis = 1> (boxes, score_column, label_column)
+  table = Concat <axis = 1> (clipped, score_column, label_column)
   others = Sub(one, kept)
   kept_score = Mul(score_column, kept)
   key_column = Sub(kept_score, others)
@@ -269,6 +270,8 @@ def add_postprocessing(
         top_k=top_k,
         most=min(options.max_detections, top_k) if static else options.max_detections,
         diou=float(options.nms_type == "diou"),
+        cells=_CELLS,
+        clipped=_CLIPPED,
         overlaps=_OVERLAPS,
         ranks=", ".join(map(str, range(top_k))),
         turns="".join(

@@ -23,7 +23,7 @@ RECIPES = {
     "mosaic": ["--mosaic=1"],
     "ema": ["--ema_decay=0.99"],
     "ciou": ["--box_loss=ciou"],
-    "sat": ["--sat=0.1"],
+    "sat": ["--self_adversarial=0.1"],
     "drop_block": ["--drop_block=0.02", "--drop_block_size=3"],
 }
 

@@ -228,19 +228,14 @@ def _check_combinations(config: Config) -> Config:
             f"accumulate: {config.accumulate} parts do not divide per_batch_size {config.per_batch_size}"
         )
     sides = max(map(sum, config.train_shapes))
-    if config.augmentation == "perspective" and config.perspective * sides > 0.9:
+    if config.augmentation == "perspective" and config.perspective_warp * sides > 0.9:
         raise UserError(
-            f"perspective: {config.perspective} bends mosaics of the largest training shape over the horizon; "
-            f"take at most {0.9 / sides:.5f}"
+            f"perspective_warp: {config.perspective_warp} bends mosaics of the largest training shape over the "
+            f"horizon; take at most {0.9 / sides:.5f}"
         )
     if config.cmbn and (config.accumulate == 1 or config.sync_bn):
         raise UserError(
             "cmbn: it is over the parts of accumulate, set that to 2 or more; and sync_bn to False"
-        )
-    if config.data_sink:
-        raise UserError(
-            "data_sink: there is no feeding from the device's queue here, the loss of every step is read and "
-            "the copy of a batch is short beside it; leave it at False"
         )
     changes: dict[str, Any] = {}
     if config.mosaic is True:  # as a number it is a probability

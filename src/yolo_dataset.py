@@ -130,8 +130,8 @@ def load_detection_set(
     keep_empty: bool = True,
     crowd_targets: bool = False,
     invalid_boxes: str = "drop",
-    bad_annotations: str = "refuse",
-    wrong_sizes: str = "refuse",
+    bad_annotations: str = "error",
+    wrong_sizes: str = "error",
     document: dict | None = None,
 ) -> DetectionSet:
     """Read an annotation file.
@@ -146,10 +146,10 @@ def load_detection_set(
         class_names: names in the order of the network's outputs; categories are matched by name.
         keep_empty: keep images without an object that is wider and higher than a pixel, as annotated.
         crowd_targets: crowd boxes are objects like others.
-        invalid_boxes: `drop` or `error`.
-        bad_annotations: `refuse` the file, or `drop` and count annotations of an unknown image or category or
+        invalid_boxes: `error`, or `drop` and count them.
+        bad_annotations: `error` refuses the file, or `drop` and count annotations of an unknown image or category or
             with no box, and entries of an image id that was there before.
-        wrong_sizes: an image of another size than annotated: `refuse` it when it is read, or `repair`: look into
+        wrong_sizes: an image of another size than annotated: `error` when it is read, or `repair`: look into
             every image now, take its own size and clip its boxes, whose pixels stay, to it.
         document: what `ann_file` holds, where it has been read already.
 

@@ -1,5 +1,6 @@
 """Options: precedence, types, aliases and the one-line errors."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,8 +11,8 @@ import yaml
 
 from src.base.errors import UserError
 from src.config import Config, load_config
-from src.options.declared import DEFAULT_CONFIG
-from src.options.names import ALIASES
+from src.options.declared import DEFAULT_CONFIG, LEVELS, read_declared
+from src.options.names import ALIASES, EARLIER
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -113,6 +114,40 @@ def test_aliases_reach_their_options(tmp_path):
     assert set(ALIASES.values()) <= {"config_path", *config}
 
 
+def test_earlier_names_and_words_are_accepted_everywhere(tmp_path):
+    """In options files, run folders and on command lines; each value is one that is no default."""
+    values = {
+        "flip": 0.25, "degrees": 3.0, "translate": 0.2, "scale": 0.5, "shear": 2.0, "perspective": 0.0001,
+        "hue_gain": 0.2, "saturation_gain": 0.3, "value_gain": 0.1, "sat": 0.5, "sat_strength": 2.0,
+        "merge": "weighted", "bands": "4,3,2", "stretch": "2,98",
+    }  # fmt: skip
+    assert set(values) == set(EARLIER)
+    words = {"invalid_boxes": "error", "bad_annotations": "refuse", "wrong_sizes": "refuse"}
+    overlay = tmp_path / "earlier.yaml"
+    overlay.write_text(yaml.safe_dump({**values, **words, "data_sink": False}))
+    defaults = load_config([])
+    for config in (
+        load_config([f"--config_path={overlay}"]),
+        load_config([f"--{key}={value}" for key, value in {**values, **words, "ms_datasink": 0}.items()]),
+    ):
+        assert {old: config[new] for old, new in EARLIER.items()} == values
+        assert not [new for new in EARLIER.values() if config[new] == defaults[new]]
+        assert [config[key] for key in words] == ["error"] * 3
+    with pytest.raises(UserError, match=r"bad_annotations: 'ignore' .* is not one of error, drop"):
+        load_config(["--bad_annotations=ignore"])
+
+
+def test_one_vocabulary_for_bad_data():
+    """What may happen to bad data is error, drop or repair; what cut_boxes chooses is no bad data."""
+    allowed = read_declared().allowed
+    vocabulary = {"error", "drop", "repair"}
+    choosing = {
+        key for key, rule in allowed.items() if isinstance(rule, list) and {*rule} & {*vocabulary, "refuse"}
+    }
+    assert choosing == {"invalid_boxes", "bad_annotations", "wrong_sizes", "cut_boxes"}
+    assert all(set(allowed[key]) < vocabulary for key in choosing - {"cut_boxes"})
+
+
 @pytest.mark.parametrize(
     "words,named",
     [
@@ -128,14 +163,15 @@ def test_aliases_reach_their_options(tmp_path):
         (["--backbone_shape=[1,2]"], "needs 5 entries"),
         (["--labels=ship,ship"], "named twice: ship"),
         (["--accumulate=3", "--per_batch_size=8"], "3 parts do not divide per_batch_size 8"),
-        (["--augmentation=perspective", "--perspective=0.009"], "over the horizon; take at most 0.0006"),
+        (["--augmentation=perspective", "--perspective_warp=0.009"], "over the horizon; take at most 0.0006"),
         (["--cmbn"], "accumulate, set that to 2 or more"),
         (["--data_sink"], "leave it at False"),
+        (["--ms_datasink", "True"], "--ms_datasink: there is no feeding from the device's queue"),
         (["--lr_epochs=a,b"], "lr_epochs"),
         (["--mosaic=1.5"], "mosaic: 1.5 (command line) is outside [0, 1]"),
         (["--mosaic=often"], "mosaic: 'often' is not a finite number"),
         (["--augmentation=mosaic"], "not one of crop, perspective"),
-        (["--augmentation=perspective", "--perspective=0.001"], "take at most 0.00061"),
+        (["--augmentation=perspective", "--perspective_warp=0.001"], "take at most 0.00061"),
         (["stray"], "unexpected word"),
         (["--config_path=/nonexistent.yaml"], "/nonexistent.yaml"),
     ],
@@ -202,6 +238,11 @@ def test_every_option_is_documented_once():
     values, help_by_group, allowed, places = yaml.safe_load_all(DEFAULT_CONFIG.read_text())
     documented = [key for group in help_by_group.values() for key in group]
     assert sorted(documented) == sorted(values)
+    assert all(
+        len(entry) == 1 and set(entry) <= set(LEVELS)
+        for group in help_by_group.values()
+        for entry in group.values()
+    )
     assert set(allowed) <= set(values)
     assert set(help_by_group) <= set(places) <= {*values, *help_by_group}
     programs = {"train", "eval", "test", "export", "inference"}
@@ -225,18 +266,54 @@ HELP = {  # entry point: a group that its help shows, and one that is another's
 }
 
 
+def test_published_are_the_options_of_the_published_files():
+    """Those that are not are ours: everyday or advanced."""
+    files = (ROOT / "tests" / "fixtures" / "published").glob("*.json")
+    published = {key for path in files if "mindyolo" not in path.name for key in json.loads(path.read_text())}
+    published = {ALIASES.get(key, key) for key in published}
+    levels = read_declared().levels
+    assert {key for key, level in levels.items() if level == "published"} == published & set(levels)
+    assert published - set(levels) == {"num_classes", "out_channel", "img_id_file_path", "result_files"}
+
+
+def help_of(name: str, word: str, capsys) -> str:
+    with pytest.raises(SystemExit) as ended:
+        load_config([word], name, "What it does.")
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", HELP)
-def test_help_is_grouped_short_and_says_defaults(name):
-    done = subprocess.run(
-        [sys.executable, f"{name}.py", "--help"], cwd=DEFAULT_CONFIG.parent, capture_output=True, text=True
+def test_help_is_two_screens_and_marks_the_published_options(name, capsys):
+    declared = read_declared()
+    short, whole = (help_of(name, word, capsys) for word in ("--help", "--help-all"))
+    lines = short.splitlines()
+    assert len(lines) <= 120 and max(map(len, lines)) <= 110
+    assert "--help-all" in lines[-1]
+    shown = dict(
+        re.findall(r"^  --(\w+)[^*\n]*?  (\* |(?=\S))", "\n".join(lines[lines.index("Run:") :]), re.MULTILINE)
     )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    here = {key for key, programs in declared.used_by.items() if name in programs}
+    assert set(shown) == {key for key in here if declared.levels[key] != "advanced"}
+    assert {key for key in shown if shown[key]} == {
+        key for key in here if declared.levels[key] == "published"
+    }
+    assert set(re.findall(r"^  --(\w+)", whole.split("Run:\n")[1], re.MULTILINE)) == here
+    texts = (text for group in declared.help_by_group.values() for key, text in group.items() if key in here)
+    flowing = "".join(whole.split())  # lines break at hyphens too
+    assert not [text for text in texts if "".join(text.split()) not in flowing]
+
+
+@pytest.mark.parametrize("name", HELP)
+@pytest.mark.parametrize("word", ["--help", "--help-all"])
+def test_help_is_grouped_short_and_says_defaults(name, word, capsys):
+    text = help_of(name, word, capsys)
+    lines = text.splitlines()
     assert lines[0].startswith("usage: ") and lines[1] == ""
     assert f"{HELP[name][0]}:" in lines and f"{HELP[name][1]}:" not in lines
     assert max(map(len, lines)) <= 110
     defaults = next(yaml.safe_load_all(DEFAULT_CONFIG.read_text()))
-    entries = re.split(r"\n(?=  --)", done.stdout.split("Run:\n")[1])
+    entries = re.split(r"\n(?=  --)", text.split("Run:\n")[1])
     shown = [re.match(r"  --(\w+)", entry) for entry in entries]
     assert 25 < sum(map(bool, shown)) < len(defaults)
     for match, entry in zip(shown, entries):

@@ -26,7 +26,7 @@ NO_AUGMENTATION = [
     "--hue=0",
     "--saturation=1",
     "--value=1",
-    "--flip=0",
+    "--augment_flip=0",
     "--each_multiscale=0",
     "--resize_filters=bilinear",
 ]

@@ -199,7 +199,7 @@ def test_a_larger_image_is_a_scene(model, tmp_path):
     """300 x 200 with an input of 96: tiled; boxes reach over the whole scene and no further."""
     rng = np.random.default_rng(5)
     cv2.imwrite(str(tmp_path / "scene.png"), rng.integers(0, 256, (200, 300, 3), np.uint8))
-    code, folder = infer(model, tmp_path / "scene.png", tmp_path / "out", "--merge=weighted")
+    code, folder = infer(model, tmp_path / "scene.png", tmp_path / "out", "--scene_merge=weighted")
     assert code == 0
     (entry,) = read_json(folder)
     boxes = np.array([item["box"] for item in entry["detections"]])
@@ -253,9 +253,9 @@ def test_what_img_path_may_be(images, tmp_path):
 @pytest.mark.parametrize(
     "words,named",
     [
-        (["--stretch=98,2"], "stretch: '98,2' must be two percentiles"),
-        (["--stretch=2"], "stretch: '2' must be"),
-        (["--bands=red"], "bands: 'red' must be numbers"),
+        (["--scene_stretch=98,2"], "scene_stretch: '98,2' must be two percentiles"),
+        (["--scene_stretch=2"], "scene_stretch: '2' must be"),
+        (["--scene_bands=red"], "scene_bands: 'red' must be numbers"),
     ],
 )
 def test_scene_options_that_are_refused(words, named):

@@ -73,9 +73,14 @@ def test_each_value_of_their_files_is_an_options_value(theirs, capsys):
     assert (config.ema_decay, config.ms_amp_level, config.amp_loss_scale) == (0, "O2", 1)
     assert (config.per_batch_size, config.training_shape, config.testing_shape) == (16, 608, 608)
     assert config.pretrained_checkpoint == "./yolov4_backbone.ckpt"
-    assert (config.mosaic, config.mixup, config.flip, config.max_box) == (1, 0.1, 0.5, 160)
-    assert (config.translate, config.scale, config.degrees, config.shear) == (0.1, 0.9, 0, 0)
-    assert (config.hue_gain, config.saturation_gain, config.value_gain) == (0.015, 0.7, 0.4)
+    assert (config.mosaic, config.mixup, config.augment_flip, config.max_box) == (1, 0.1, 0.5, 160)
+    assert (config.perspective_translate, config.perspective_scale) == (0.1, 0.9)
+    assert (config.perspective_degrees, config.perspective_shear, config.perspective_warp) == (0, 0, 0)
+    assert (config.perspective_hue, config.perspective_saturation, config.perspective_value) == (
+        0.015,
+        0.7,
+        0.4,
+    )
     assert config.anchor_scales[0] == [12, 16] and config.anchor_scales[-1] == [459, 401]
     assert (config.backbone_activation, config.neck_activation) == ("mish", "leaky")
     assert (config.max_epoch, config.t_max, config.nms_thresh, config.seed) == (300, 300, 0.65, 2)
@@ -169,7 +174,7 @@ def test_each_option_of_their_scripts_is_understood(script, capsys):
         ("train", "--clip_grad True --clip_grad_value 3", {"clip_norm": 3}),
         ("train", "--clip_grad False --clip_grad_value 3", {"clip_norm": 0}),
         ("train", "--run_eval True --run_eval_interval 5", {"eval_interval": 5, "eval_start_epoch": 5}),
-        ("train", "--ms_datasink False", {"data_sink": False}),
+        ("train", "--ms_datasink False", {}),
         ("train", "--ms_loss_scaler static", {"amp_dynamic": False}),
         ("train", "--ms_loss_scaler dynamic --ms_loss_scaler_value 256", {"amp_dynamic": True, "amp_loss_scale": 256}),
         ("train", "--strict_load False", {"filter_weight": True}),

@@ -44,7 +44,6 @@ EXPORTED = {
 ELSEWHERE = {
     "train": CARD
     | {
-        "data_sink": "src.config: refused",
         "gradient_messages": "several ranks",
         "transfer_train": "src.config: sets filter_weight",
         "is_save_on_master": "another rank",
@@ -53,7 +52,7 @@ ELSEWHERE = {
     "eval": CARD | EXPORTED,
     "test": CARD
     | EXPORTED
-    | {"ann_val_file": "no test set", "label_dir": "tiles of scenes", "merge": "tiles of scenes"},
+    | {"ann_val_file": "no test set", "label_dir": "tiles of scenes", "scene_merge": "tiles of scenes"},
     "export": CARD,
     "inference": CARD | {key: EXPORTED[key] for key in ("mindir_runtime", "lite_precision")},
 }

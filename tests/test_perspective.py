@@ -290,8 +290,9 @@ def test_a_blend_keeps_all_boxes_and_mixes_by_share(share, first, second, counts
 
 def test_options_reach_the_recipe():
     words = [
-        "--augmentation=perspective", "--degrees=1", "--translate=0.2", "--scale=0.3", "--shear=4",
-        "--perspective=0.0005", "--hue_gain=0.6", "--saturation_gain=0.65", "--value_gain=0.8", "--flip=0.9",
+        "--augmentation=perspective", "--perspective_degrees=1", "--perspective_translate=0.2",
+        "--perspective_scale=0.3", "--perspective_shear=4", "--perspective_warp=0.0005", "--perspective_hue=0.6",
+        "--perspective_saturation=0.65", "--perspective_value=0.8", "--augment_flip=0.9",
         "--mosaic=0.11", "--mixup=0.12",
     ]  # fmt: skip
     expected = PerspectiveAugment(1, 0.2, 0.3, 4, 0.0005, 0.6, 0.65, 0.8, 0.9, 0.11, 0.12)
@@ -299,7 +300,7 @@ def test_options_reach_the_recipe():
     words = [
         "--mosaic=1",
         "--mixup=0.2",
-        "--flip=0.1",
+        "--augment_flip=0.1",
         "--jitter=0.4",
         "--cut_boxes=drop",
         "--resize_filters=nearest",

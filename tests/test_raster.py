@@ -158,7 +158,7 @@ def test_palette_gives_colours(tmp_path):
     path = write_tif(tmp_path / "p.tif", planes, photometric="palette", colormap=colours)
     expected = np.array([colours[index][:3] for index in range(3)])[planes[0]]
     assert (whole(path) == expected).all()
-    with pytest.raises(UserError, match="--stretch"):
+    with pytest.raises(UserError, match="--scene_stretch"):
         whole(path, stretch=(2, 98))
 
 
@@ -230,12 +230,12 @@ def test_damaged_block_is_named_with_its_place(tmp_path, capfd):
 def test_other_bad_input_is_one_line_each(tmp_path):
     deep = write_tif(tmp_path / "deep.tif", noise((3, 20, 20), np.uint16, 4000))
     assert "deep.tif: uint16 pixels" in message(lambda: whole(deep))
-    assert "--stretch=2,98" in message(lambda: whole(deep))
-    assert "stretch: 98,2" in message(lambda: whole(deep, stretch=(98, 2)))
+    assert "--scene_stretch=2,98" in message(lambda: whole(deep))
+    assert "scene_stretch: 98,2" in message(lambda: whole(deep, stretch=(98, 2)))
     rgb = write_tif(tmp_path / "rgb.tif", noise((3, 20, 20)))
-    assert "bands: 1,2,4; expected one or three numbers" in message(lambda: whole(rgb, bands=(1, 2, 4)))
-    assert "bands: 1,2;" in message(lambda: whole(rgb, bands=(1, 2)))
-    assert "bands: 0;" in message(lambda: whole(rgb, bands=(0,)))
+    assert "scene_bands: 1,2,4; expected one or three numbers" in message(lambda: whole(rgb, bands=(1, 2, 4)))
+    assert "scene_bands: 1,2;" in message(lambda: whole(rgb, bands=(1, 2)))
+    assert "scene_bands: 0;" in message(lambda: whole(rgb, bands=(0,)))
     two = write_tif(tmp_path / "two.tif", noise((2, 20, 20)))
     assert "two.tif: 2 bands; choose" in message(lambda: whole(two))
     radar = write_tif(tmp_path / "c.tif", noise((1, 20, 20)).astype(np.complex64))

@@ -135,10 +135,12 @@ def scene_options(config: Config) -> SceneOptions:
     Raises:
         UserError: `bands` or `stretch` are not numbers.
     """
-    bands = tuple(int(band) for band in _numbers(config, "bands"))
-    stretch = _numbers(config, "stretch")
+    bands = tuple(int(band) for band in _numbers(config, "scene_bands"))
+    stretch = _numbers(config, "scene_stretch")
     if stretch and not (len(stretch) == 2 and 0 <= stretch[0] < stretch[1] <= 100):
-        raise UserError(f"stretch: {config.stretch!r} must be two percentiles, the lower first, such as 2,98")
+        raise UserError(
+            f"scene_stretch: {config.scene_stretch!r} must be two percentiles, the lower first, such as 2,98"
+        )
     return SceneOptions(
         tile_size=config.tile_size or None,
         overlap=config.tile_overlap,
@@ -146,7 +148,7 @@ def scene_options(config: Config) -> SceneOptions:
         workers=data_threads(Runtime(), config.num_parallel_workers),
         bands=bands or None,
         stretch=stretch or None,
-        merge=MergeOptions(config.merge),
+        merge=MergeOptions(config.scene_merge),
     )
 
 

@@ -122,7 +122,7 @@ def submit_scenes(table: np.ndarray, dataset: DetectionSet, config: Config, fold
     Raises:
         UserError: a label file is missing or damaged, or the disk is full.
     """
-    scenes = merge_scenes(table, dataset, MergeOptions(config.merge))
+    scenes = merge_scenes(table, dataset, MergeOptions(config.scene_merge))
     target = write_submission(scenes, dataset.class_names, folder / "Task2.zip")
     count = sum(len(found) for found in scenes.values())
     get_logger().info("DOTA Task 2, %d detections in %d scenes: %s", count, len(scenes), target)

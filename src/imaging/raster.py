@@ -141,16 +141,16 @@ class GeoRaster:
         if kinds != {"uint8"} and stretch is None:
             raise UserError(
                 f"{self.path}: {', '.join(sorted(kinds))} pixels, the network takes 8-bit; "
-                "give the percentiles that become black and white, --stretch=2,98"
+                "give the percentiles that become black and white, --scene_stretch=2,98"
             )
         if self._palette is not None and stretch is not None:
-            raise UserError(f"{self.path}: palette colours cannot be stretched; leave out --stretch")
+            raise UserError(f"{self.path}: palette colours cannot be stretched; leave out --scene_stretch")
 
     def _find_limits(self, stretch) -> list[tuple[float, float]]:
         """Values that become black and white, a band: percentiles of a sample spread over the whole scene."""
         low, high = stretch
         if not 0 <= low < high <= 100:
-            raise UserError(f"stretch: {low:g},{high:g}; expected two rising percentiles within 0..100")
+            raise UserError(f"scene_stretch: {low:g},{high:g}; expected two rising percentiles within 0..100")
         bands: list[list[np.ndarray]] = [[] for _ in self.bands]
         for window in self._sample_windows():
             values, valid = self._values(window)
@@ -294,7 +294,7 @@ def _choose_bands(path: Path, dataset, bands: tuple[int, ...] | None) -> tuple[i
         wrong = [band for band in bands if not 1 <= band <= dataset.count]
         if wrong or len(bands) not in (1, 3):
             raise UserError(
-                f"bands: {','.join(map(str, bands))}; expected one or three numbers, {path} has the bands "
+                f"scene_bands: {','.join(map(str, bands))}; expected one or three numbers, {path} has the bands "
                 f"1 to {dataset.count}"
             )
         return tuple(bands)
@@ -310,7 +310,7 @@ def _choose_bands(path: Path, dataset, bands: tuple[int, ...] | None) -> tuple[i
     if len(shown) == 1:
         return tuple(shown)
     raise UserError(
-        f"{path}: {len(shown)} bands; choose one to be shown as grey, or three, --bands=1 or --bands=1,2,2"
+        f"{path}: {len(shown)} bands; choose one to be shown as grey, or three, --scene_bands=1 or --scene_bands=1,2,2"
     )
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from ..base.errors import UserError, one_line
 
+LEVELS = ("published", "everyday", "advanced")
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent.parent / "default_config.yaml"
 
 
@@ -19,12 +20,14 @@ class Declared:
     Attributes:
         values: the default of each option.
         help_by_group: what each option means, by the groups of `--help`.
+        levels: one of `LEVELS` for each option.
         allowed: a list of values, or an interval such as `[0, 1)`, of the options that have one.
         used_by: the entry points that each option acts in.
     """
 
     values: dict[str, Any]
     help_by_group: dict[str, dict[str, str]]
+    levels: dict[str, str]
     allowed: dict[str, Any]
     used_by: dict[str, tuple[str, ...]]
 
@@ -52,10 +55,22 @@ def read_declared() -> Declared:
     """
     try:
         with DEFAULT_CONFIG.open(encoding="utf-8") as handle:
-            values, help_by_group, allowed, places = yaml.safe_load_all(handle)
+            values, groups, allowed, places = yaml.safe_load_all(handle)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{DEFAULT_CONFIG}: {one_line(error, 400)}; restore the file") from error
-    undocumented = set(values) ^ {key for group in help_by_group.values() for key in group}
+    unlevelled = [
+        key
+        for group in groups.values()
+        for key, entry in group.items()
+        if not isinstance(entry, dict) or len(entry) != 1 or not set(entry) <= set(LEVELS)
+    ]
+    if unlevelled:
+        raise UserError(f"{DEFAULT_CONFIG}: {unlevelled} need one of {', '.join(LEVELS)} with a help text")
+    levels = {key: next(iter(entry)) for group in groups.values() for key, entry in group.items()}
+    help_by_group = {
+        title: {key: entry[levels[key]] for key, entry in group.items()} for title, group in groups.items()
+    }
+    undocumented = set(values) ^ set(levels)
     if undocumented:
         raise UserError(f"{DEFAULT_CONFIG}: {sorted(undocumented)} lack a value or a help text")
     homeless = set(help_by_group) - set(places)
@@ -66,4 +81,4 @@ def read_declared() -> Declared:
     used_by = {
         key: tuple(places.get(key, places[title])) for title, group in help_by_group.items() for key in group
     }
-    return Declared(values, help_by_group, allowed, used_by)
+    return Declared(values, help_by_group, levels, allowed, used_by)

@@ -50,12 +50,21 @@ AS_IN_ITS_CODE = {
 TRANSFORMS = {
     "mosaic": ({"prob": "mosaic"}, {}),
     "random_perspective": (
-        {key: key for key in ("degrees", "translate", "scale", "shear", "perspective")},
+        {
+            "degrees": "perspective_degrees",
+            "translate": "perspective_translate",
+            "scale": "perspective_scale",
+            "shear": "perspective_shear",
+            "perspective": "perspective_warp",
+        },
         {"prob": 1.0},
     ),
     "mixup": ({"prob": "mixup"}, {"alpha": 8.0, "beta": 8.0}),
-    "hsv_augment": ({"hgain": "hue_gain", "sgain": "saturation_gain", "vgain": "value_gain"}, {"prob": 1.0}),
-    "fliplr": ({"prob": "flip"}, {}),
+    "hsv_augment": (
+        {"hgain": "perspective_hue", "sgain": "perspective_saturation", "vgain": "perspective_value"},
+        {"prob": 1.0},
+    ),
+    "fliplr": ({"prob": "augment_flip"}, {}),
     "label_norm": ({}, {"xyxy2xywh_": True}),
     "label_pad": ({"padding_size": "max_box"}, {"padding_value": -1}),
     "letterbox": ({}, {"scaleup": False, "only_image": True}),
@@ -63,9 +72,13 @@ TRANSFORMS = {
     "image_transpose": ({}, {"bgr2rgb": True, "hwc2chw": True}),
 }
 NO_AUGMENTATION = dict.fromkeys(
-    ("mosaic", "mixup", "flip", "degrees", "translate", "scale", "shear", "perspective", "hue_gain",
-     "saturation_gain", "value_gain"), 0.0,
-)  # fmt: skip
+    (
+        option
+        for name in ("mosaic", "random_perspective", "mixup", "hsv_augment", "fliplr")
+        for option in TRANSFORMS[name][0].values()
+    ),
+    0.0,
+)
 
 
 def is_mindyolo(document: Mapping[str, Any]) -> bool:

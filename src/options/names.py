@@ -1,7 +1,7 @@
 """Names that users of the published systems type, and what they are here.
 
-`ALIASES` and `ALIASES_BY_PROGRAM` are other names of one option. `expand` turns the names whose values are written
-otherwise (`img_size`, `ema`, `clip_grad`, ...) into options, and tells which have no counterpart.
+`ALIASES`, `ALIASES_BY_PROGRAM` and `EARLIER` are other names of one option. `expand` turns the names whose values
+are written otherwise (`img_size`, `ema`, `clip_grad`, ...) into options, and tells which have no counterpart.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,6 @@ ALIASES = {
     "conf_thres": "eval_ignore_threshold",
     "ckpt_max_num": "keep_checkpoint_max",
     "image_path": "img_path",
-    "ms_datasink": "data_sink",
     "ms_loss_scaler_value": "amp_loss_scale",
     "profiler": "need_profiler",
     "summary": "tensorboard",
@@ -42,7 +41,26 @@ ALIASES_BY_PROGRAM = {
         "conf_thres": "infer_threshold",
     },
 }
+# What this project called them before: of options files, run folders and command lines that are older.
+EARLIER = {
+    "flip": "augment_flip",
+    "degrees": "perspective_degrees",
+    "translate": "perspective_translate",
+    "scale": "perspective_scale",
+    "shear": "perspective_shear",
+    "perspective": "perspective_warp",
+    "hue_gain": "perspective_hue",
+    "saturation_gain": "perspective_saturation",
+    "value_gain": "perspective_value",
+    "sat": "self_adversarial",
+    "sat_strength": "self_adversarial_strength",
+    "merge": "scene_merge",
+    "bands": "scene_bands",
+    "stretch": "scene_stretch",
+}
+DATA_SINK = ("data_sink", "ms_datasink")  # MindYOLO's
 CONVERTED = (
+    *DATA_SINK,
     "img_size",
     "ema",
     "clip_grad",
@@ -71,7 +89,7 @@ WITHOUT_COUNTERPART = (
 
 def aliases_of(entry_point: str) -> dict[str, str]:
     """The other names of one option, in an entry point."""
-    return {**ALIASES, **ALIASES_BY_PROGRAM.get(entry_point, {})}
+    return {**ALIASES, **EARLIER, **ALIASES_BY_PROGRAM.get(entry_point, {})}
 
 
 def foreign(entry_point: str) -> tuple[str, ...]:
@@ -93,7 +111,7 @@ def expand(given: Mapping[str, Any], where: str, entry_point: str) -> tuple[dict
         entry_point: the program that they are given to; empty: any.
 
     Raises:
-        UserError: a switch that is none.
+        UserError: a switch that is none; feeding from the device's queue.
     """
     options = {key: value for key, value in given.items() if key not in foreign(entry_point)}
     left_out = [
@@ -108,6 +126,12 @@ def expand(given: Mapping[str, Any], where: str, entry_point: str) -> tuple[dict
 
     if entry_point != "train" and str(options.get("ms_amp_level")) == "O0":
         options.pop("ms_amp_level")  # MindYOLO's programs all take it; here all but training are in float32
+    for key in DATA_SINK:
+        if key in given and switch(key):
+            raise UserError(
+                f"{where}{key}: there is no feeding from the device's queue here, the loss of every step is read and "
+                "the copy of a batch is short beside it; leave it at False"
+            )
     if "img_size" in given:
         options |= {"training_shape": given["img_size"], "testing_shape": given["img_size"]}
     if "ema" in given:

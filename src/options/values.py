@@ -10,6 +10,8 @@ from ..base.yaml_text import load_yaml
 
 # Probabilities that may also be written as booleans: False is never, True is left for the recipe to mean something.
 SWITCHED = ("mosaic",)
+# What happens to bad data is told by three words: error, drop (and count), repair. Earlier words of ours:
+EARLIER_WORDS = {"bad_annotations": {"refuse": "error"}, "wrong_sizes": {"refuse": "error"}}
 TRUE_FALSE = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -48,7 +50,7 @@ def convert(key: str, raw: Any, default: Any, where: str) -> Any:
         return ""
     if isinstance(raw, dict | list):
         raise UserError(f"{where}{key}: expected one value, found {shown(repr(raw))}")
-    return str(raw)
+    return EARLIER_WORDS.get(key, {}).get(str(raw), str(raw))
 
 
 def _convert_number(key: str, raw: Any, kind: type, where: str) -> int | float:

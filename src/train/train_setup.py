@@ -52,17 +52,17 @@ def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
 
 def create_augment(config: Config) -> TrainAugment | PerspectiveAugment:
     """The random changes of the recipe that `augmentation` names."""
-    shared = {"flip": config.flip, "mosaic": config.mosaic, "mixup": config.mixup}
+    shared = {"flip": config.augment_flip, "mosaic": config.mosaic, "mixup": config.mixup}
     if config.augmentation == "perspective":
         return PerspectiveAugment(
-            degrees=config.degrees,
-            translate=config.translate,
-            scale=config.scale,
-            shear=config.shear,
-            perspective=config.perspective,
-            hue_gain=config.hue_gain,
-            saturation_gain=config.saturation_gain,
-            value_gain=config.value_gain,
+            degrees=config.perspective_degrees,
+            translate=config.perspective_translate,
+            scale=config.perspective_scale,
+            shear=config.perspective_shear,
+            perspective=config.perspective_warp,
+            hue_gain=config.perspective_hue,
+            saturation_gain=config.perspective_saturation,
+            value_gain=config.perspective_value,
             grey=config.padding_grey,
             **shared,
         )

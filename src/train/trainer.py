@@ -94,7 +94,7 @@ class Trainer:
         self._begin_with(start)
         self.results.write_report(is_running=True)
         forward = create_forward(config, self.network)
-        self.adversary = SelfAdversary(forward, config.sat_strength)
+        self.adversary = SelfAdversary(forward, config.self_adversarial_strength)
         self.train_step = create_train_step(
             config, forward, self.optimizer, self.scaler, self.average, runtime.group_size
         )
@@ -308,9 +308,9 @@ class Trainer:
 
     def _is_adversarial(self) -> bool:
         """Whether this step trains on images that the network has changed; the same draw after a resume."""
-        if not self.config.sat:
+        if not self.config.self_adversarial:
             return False
-        return np.random.default_rng((self.config.seed, self.step)).random() < self.config.sat
+        return np.random.default_rng((self.config.seed, self.step)).random() < self.config.self_adversarial
 
     def _attacked(self, images: ms.Tensor, boxes: ms.Tensor) -> ms.Tensor:
         self.network.set_train(False)

@@ -67,7 +67,7 @@ def attack_graphs(config: Config, runtime):
 
     network, forward = build(config, runtime)
     network.set_train(False)
-    return [(SelfAdversary(forward, config.sat_strength), batch(config))]
+    return [(SelfAdversary(forward, config.self_adversarial_strength), batch(config))]
 
 
 def infer_graphs(config: Config, runtime):
@@ -91,7 +91,7 @@ CASES = {
     # A frozen backbone has neither gradients nor statistics over ranks: half the time, the same operators.
     "ranks": (train_graphs, [*HALF, "--sync_bn=1", "--freeze=feature_map.backbone"]),
     "parts": (train_graphs, ["--accumulate=2", "--cmbn=1", "--box_loss=ciou", "--drop_block=0.1"]),
-    "attack": (attack_graphs, ["--sat=0.5"]),
+    "attack": (attack_graphs, ["--self_adversarial=0.5"]),
     "infer": (infer_graphs, []),
 }
 

@@ -60,7 +60,7 @@ class Feed:
 
 def write_tiles(folder: Path) -> None:
     """Drawn tiles and an annotation file with random boxes."""
-    from utils.make_sample import write_scene
+    from src.commands.make_sample import write_scene
 
     for name in ("images", "labelTxt"):
         (folder / name).mkdir(parents=True)

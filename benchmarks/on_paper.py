@@ -18,11 +18,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from src.commands.make_sample import write_scene
 from src.config import load_config
 from src.data_loader import planes_first
 from src.imaging.image_io import read_rgb
 from src.transforms import TrainAugment
-from utils.make_sample import write_scene
 
 GIGA = 1e9
 MAX_BOX = load_config([]).max_box

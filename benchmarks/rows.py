@@ -11,10 +11,10 @@ import numpy as np
 from benchmarks.maps import decoded_maps
 from benchmarks.table import Row, compare, quantity
 from benchmarks.workers import PEERS_PYTHON, THREADS, Timing, Worker, interleave
+from src.commands.make_sample import write_scene
 from src.config import load_config
 from src.datasets.dota_split import SplitOptions, split_set
 from src.imaging.image_io import read_rgb
-from utils.make_sample import write_scene
 
 GUARD = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # what src.runtime.device sets for us, set for MindYOLO too
 MEGABYTE = 2**20

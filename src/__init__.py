@@ -1,1 +1,3 @@
-"""YOLOv4 for remote sensing on MindSpore: everything that the entry points call."""
+"""YOLOv4 for remote sensing on MindSpore: `src` in a checkout, `yolov4` where it is installed."""
+
+__version__ = "0.2.0"  # its one home; pyproject.toml reads it here

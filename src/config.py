@@ -7,7 +7,7 @@ works as it is.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -251,11 +251,14 @@ def _check_combinations(config: Config) -> Config:
     return config.replace(**changes) if changes else config
 
 
-def run_entry_point(main, **kwargs) -> None:
-    """Run `main(config)`; a user's mistake becomes one line on standard error and exit code 2."""
+def run_program(run: Callable[[Config], int | None], argv: list[str] | None = None, **kwargs: str) -> int:
+    """Call `run` with the options of a command line; the exit code.
+
+    A user's mistake becomes one line on standard error and exit code 2. Arguments as of `load_config`.
+    """
 
     @reports_mistakes
-    def run() -> int | None:
-        return main(load_config(**kwargs))
+    def reported() -> int | None:
+        return run(load_config(argv, **kwargs))
 
-    sys.exit(run() or 0)
+    return reported() or 0

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from src.base.errors import UserError
+from src.commands.make_anchors import box_shapes, main
 from src.config import load_config
 from src.layers.anchors import (
     SECOND_PASS_OVERLAP,
@@ -23,7 +24,6 @@ from src.targets import assign_targets
 from src.transforms import letterbox, letterbox_geometry, stretch_for_eval, stretch_geometry
 from src.yolo_dataset import load_detection_set, resolve_set
 from tests.tiny import NAMES, write_tiles
-from utils.make_anchors import box_shapes, main
 
 PUBLISHED = np.array(load_config([]).anchor_scales)
 sides = st.floats(0.5, 900, width=32)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from src.base.errors import UserError
+from src.commands.check_dataset import main
 from src.datasets.check import check_set
 from src.datasets.findings import KINDS, Findings
 from src.yolo_dataset import load_detection_set
 from tests.tiny import NAMES, write_tiles
-from utils.check_dataset import main
 
 
 @pytest.fixture

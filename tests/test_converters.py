@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from src.base.errors import UserError
+from src.commands.convert_to_coco import main
 from src.config import load_config
 from src.datasets.dota_labels import CLASSES_V1_5, DotaObject, write_labels
 from src.datasets.formats.coco_writer import WriteOptions, file_names, labels_option, write_coco
@@ -22,7 +23,6 @@ from src.datasets.formats.voc import read_voc, read_voc_xml
 from src.datasets.formats.yolo_txt import read_yolo, read_yolo_labels
 from src.imaging.image_io import read_rgb, write_image
 from src.yolo_dataset import load_detection_set, resolve_set
-from utils.convert_to_coco import main
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.base.errors import UserError
+from src.commands import hccl_tools, merge_hccl, ranks_of_host
 from src.runtime.rank_table import (
     make_rank_table,
     merge_rank_tables,
@@ -22,7 +23,6 @@ from src.runtime.rank_table import (
     write_rank_table,
 )
 from tests.test_rank_table import documented, hccn_conf, table_of
-from utils.hccl_tools import hccl_tools, merge_hccl, ranks_of_host
 
 TOOLS = Path(__file__).resolve().parent.parent / "utils" / "hccl_tools"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from src.base.errors import UserError
+from src.commands import ranks_of_host
 from src.runtime import rank_table
 from src.runtime.rank_table import TABLE_VARIABLES, adopt_rank_table, read_rank_table
 from tests.test_rank_table import documented, table_of
-from utils.hccl_tools import ranks_of_host
 
 # The documented example, with a second pod in front of the first.
 DOCUMENT = {

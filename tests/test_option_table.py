@@ -1,7 +1,7 @@
 """The table of options and entry points: what each program reads while it runs is what the table says it uses."""
 
-import importlib.util
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import cv2
@@ -88,14 +88,6 @@ def read_by(action, *arguments) -> set[str]:
     return read
 
 
-def program(name: str):
-    """The module of an entry point."""
-    spec = importlib.util.spec_from_file_location(f"entry_{name}", ROOT / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def read(tmp_path_factory) -> dict[str, set[str]]:
     """The options that each program reads: it runs once, and what is built otherwise by options is built too."""
@@ -114,7 +106,7 @@ def read(tmp_path_factory) -> dict[str, set[str]]:
 
     def run(name: str, *words: str) -> set[str]:
         config = load_config([*options_of(name, shared), *words], entry_point=name)
-        return read_by(program(name).main, config)
+        return read_by(import_module(f"src.commands.{name}").run, config)
 
     def build(*words: str) -> set[str]:
         from src.runtime.device import Runtime
@@ -158,7 +150,7 @@ def test_what_a_program_reads_is_what_the_table_says(read, name):
 def test_modelarts_options_act_where_there_is_a_session():
     used_by = read_declared().used_by
     for name in PROGRAMS:
-        has_session = "modelarts_session(config)" in (ROOT / f"{name}.py").read_text()
+        has_session = "modelarts_session(config)" in (ROOT / f"src/commands/{name}.py").read_text()
         assert has_session == (name in used_by["enable_modelarts"]) == (name in used_by["data_path"])
 
 

@@ -7,8 +7,8 @@ import stat
 import pytest
 
 from src.base.errors import UserError
+from src.commands import hccl_tools, merge_hccl, ranks_of_host
 from src.runtime.rank_table import parse_device_range, read_rank_table
-from utils.hccl_tools import hccl_tools, merge_hccl, ranks_of_host
 
 
 def documented(server_id, cards, first_rank=0, subnet=100):

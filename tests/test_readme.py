@@ -185,7 +185,9 @@ def known_options() -> set[str]:
     """Options of default_config.yaml, their other names, and those of the tools' own parsers."""
     documents = list(yaml.safe_load_all((ROOT / "default_config.yaml").read_text(encoding="utf-8")))
     tools = [
-        path for place in ("utils/**/*.py", "benchmarks/*.py", "scripts/*.sh") for path in ROOT.glob(place)
+        path
+        for place in ("src/commands/*.py", "benchmarks/*.py", "scripts/*.sh")
+        for path in ROOT.glob(place)
     ]
     own = {word for path in tools for word in re.findall(r'"--(\w+)"', path.read_text(encoding="utf-8"))}
     values = {value for rule in documents[2].values() if isinstance(rule, list) for value in map(str, rule)}
@@ -307,7 +309,7 @@ def write_weights(folder: Path) -> None:
         for parameter in network.get_parameters()
         if parameter.name.startswith(f"{prefix}backbone.")
     ]
-    from utils.convert_weight_cspdarknet53 import ORI_WEIGHT
+    from src.commands.convert_weight_cspdarknet53 import ORI_WEIGHT
 
     for name in ("cspdarknet53_backbone.ckpt", ORI_WEIGHT):
         ms.save_checkpoint(backbone, str(folder / name))

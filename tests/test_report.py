@@ -279,10 +279,10 @@ def test_absent_tensorboard_is_one_line(tmp_path, monkeypatch):
 
 def test_show_batch_draws_the_assigned_anchors(tmp_path):
     """Every drawn anchor is one that its box overlaps by more than 0.213, or its best."""
+    from src.commands.show_batch import draw_batches
     from src.layers.anchors import SECOND_PASS_OVERLAP, head_settings, shape_iou
     from src.targets import TargetAssigner
     from src.train.assignment_view import assigned_anchors, contact_sheet, draw_assignment
-    from utils.show_batch import draw_batches
 
     tiles = write_tiles(tmp_path / "set")
     config = tiny_config(tiles, tmp_path, "--per_batch_size=3", "--max_box=5")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from src.base.errors import UserError
+from src.commands.convert_to_coco import main as convert_to_coco
 from src.config import load_config
 from src.imaging.image_io import write_image
 from src.runtime.device import Runtime
 from src.train.train_setup import create_train_loader
 from src.yolo_dataset import resolve_set
-from utils.convert_to_coco import main as convert_to_coco
 
 WORDS = ["--labels=ship,plane,bridge", "--per_batch_size=1", "--training_shape=64"]
 

@@ -1,1 +1,1 @@
-"""Tools run by hand, before and after training."""
+"""Tools run by hand, before and after training: each starts the module of its name in src/commands."""

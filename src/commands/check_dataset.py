@@ -6,22 +6,19 @@ The data set and the network's input are options as of train.py (--data_dir, --a
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from src.base.atomic import write_json
-from src.base.errors import reports_mistakes
-from src.config import Config, load_config
-from src.datasets.check import check_boxes, check_images, check_set
-from src.datasets.findings import Findings, report
-from src.logger import progress_bar
-from src.runtime.collectives import data_threads
-from src.runtime.device import Runtime
-from src.yolo_dataset import resolve_set
+from ..base.atomic import write_json
+from ..base.errors import reports_mistakes
+from ..config import Config, load_config
+from ..datasets.check import check_boxes, check_images, check_set
+from ..datasets.findings import Findings, report
+from ..logger import progress_bar
+from ..runtime.collectives import data_threads
+from ..runtime.device import Runtime
+from ..yolo_dataset import resolve_set
 
 ANN_OPTIONS = {"train": "ann_file", "val": "ann_val_file"}
 
@@ -91,7 +88,3 @@ def main(argv: list[str] | None = None) -> int:
         write_json(Path(args.json), {"problems": findings.as_list(), "sets": statistics}, indent=1)
     print(report(findings, statistics))
     return 1 if findings.counts else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

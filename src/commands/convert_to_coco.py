@@ -6,18 +6,15 @@ Where the source has no split of its own, a share of the images is held out by c
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from src.base.errors import UserError, reports_mistakes
-from src.datasets.dota_labels import CLASSES
-from src.datasets.formats.coco_writer import PLACING, WriteOptions, write_coco
-from src.datasets.formats.dota_scenes import read_dota
-from src.datasets.formats.labelled import DEFAULT_VAL_SHARE, ReadOptions
-from src.datasets.formats.voc import read_voc
-from src.datasets.formats.yolo_txt import read_yolo
+from ..base.errors import UserError, reports_mistakes
+from ..datasets.dota_labels import CLASSES
+from ..datasets.formats.coco_writer import PLACING, WriteOptions, write_coco
+from ..datasets.formats.dota_scenes import read_dota
+from ..datasets.formats.labelled import DEFAULT_VAL_SHARE, ReadOptions
+from ..datasets.formats.voc import read_voc
+from ..datasets.formats.yolo_txt import read_yolo
 
 READERS = {"voc": read_voc, "yolo": read_yolo, "dota": read_dota}
 
@@ -92,7 +89,3 @@ def _read_options(args) -> ReadOptions:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,13 +6,10 @@ without arguments it does what MindYOLO's script of this name does, with the sam
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from src.base.errors import reports_mistakes
-from src.runtime.device import prepare_environment
+from ..base.errors import reports_mistakes
+from ..runtime.device import prepare_environment
 
 ORI_WEIGHT = "./cspdarknet53_ascend_v120_imagenet2012_official_cv_bs64_top1acc7854_top5acc9428.ckpt"
 NEW_WEIGHT = "./yolov4_backbone.ckpt"
@@ -21,7 +18,7 @@ NEW_WEIGHT = "./yolov4_backbone.ckpt"
 def convert_weight(ori_weight: str | Path, new_weight: str | Path) -> None:
     """Rename the backbone's parameters of `ori_weight` and print how many there are."""
     prepare_environment()  # before anything imports MindSpore
-    from src.weights.convert import rename_backbone
+    from ..weights.convert import rename_backbone
 
     print(rename_backbone(Path(ori_weight), Path(new_weight)))
 
@@ -37,7 +34,3 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     convert_weight(args.ori_weight, args.new_weight)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

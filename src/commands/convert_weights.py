@@ -7,14 +7,11 @@ backbone_shape, lateral_kernel, ...) is described as for train.py: --config FILE
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from src.base.errors import reports_mistakes
-from src.config import load_config
-from src.runtime.device import prepare_environment
+from ..base.errors import reports_mistakes
+from ..config import load_config
+from ..runtime.device import prepare_environment
 
 
 @reports_mistakes
@@ -37,13 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     prepare_environment()  # before anything imports MindSpore
     args, rest = parser.parse_known_args(argv)
     config = load_config(rest)
-    from src.weights.convert import convert
+    from ..weights.convert import convert
 
     result = convert(config, args.source, args.out, args.bn_epsilon)
     print("; ".join([f"{args.source}: {len(result.values)} parameters matched", *result.notes]))
     print(f"{args.out}; {args.out}.tsv tells where each parameter came from")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

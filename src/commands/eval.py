@@ -1,11 +1,7 @@
 """Evaluate a checkpoint on a validation set: the twelve COCO lines, AP a class, detections as JSON."""
 
-from src.runtime.device import prepare_environment
-
-prepare_environment()  # before anything imports MindSpore
-
-from src.config import Config, run_entry_point  # noqa: E402
-from src.runtime.device import Runtime  # noqa: E402
+from ..config import Config, run_program
+from ..runtime.device import Runtime, prepare_environment
 
 
 def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
@@ -17,17 +13,17 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
     import time
     from pathlib import Path
 
-    from src.detect.backends import open_model
-    from src.evaluation.recommendation import write_recommendation
-    from src.evaluation.session import (
+    from ..detect.backends import open_model
+    from ..evaluation.recommendation import write_recommendation
+    from ..evaluation.session import (
         evaluate_set,
         load_validation_set,
         log_scores,
         start_folder,
         write_images,
     )
-    from src.logger import get_logger
-    from src.report.report import Report
+    from ..logger import get_logger
+    from ..report.report import Report
 
     started = time.perf_counter()
     folder = start_folder(config, runtime)
@@ -51,14 +47,16 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
     return 0
 
 
-def main(config: Config) -> int:
+def run(config: Config) -> int:
     """Run the evaluation that the options describe; the exit code."""
-    from src.detect.backends import setup_inference
-    from src.remote.modelarts import modelarts_session
+    from ..detect.backends import setup_inference
+    from ..remote.modelarts import modelarts_session
 
     with modelarts_session(config) as config:
         return evaluate_checkpoint(config, setup_inference(config))
 
 
-if __name__ == "__main__":
-    run_entry_point(main, entry_point="eval", description=__doc__)
+def main(argv: list[str] | None = None) -> int:
+    """Parse the options and run; the exit code."""
+    prepare_environment()  # before anything imports MindSpore
+    return run_program(run, argv, entry_point="eval", description=__doc__)

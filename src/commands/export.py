@@ -2,22 +2,19 @@
 
 from pathlib import Path
 
-from src.runtime.device import prepare_environment
-
-prepare_environment()  # before anything imports MindSpore
-
-from src.config import Config, run_entry_point  # noqa: E402
+from ..config import Config, run_program
+from ..runtime.device import prepare_environment
 
 
-def main(config: Config) -> int:
+def run(config: Config) -> int:
     """Run the export that the options describe; the exit code."""
-    from src.export.export import export_model, runtime_options
-    from src.logger import setup_logger
-    from src.remote.modelarts import modelarts_session
-    from src.runtime.device import setup_runtime
+    from ..export.export import export_model, runtime_options
+    from ..logger import setup_logger
+    from ..remote.modelarts import modelarts_session
+    from ..runtime.device import setup_runtime
 
     if config.check_ascend:
-        from src.export.ascend_operators import report_operators
+        from ..export.ascend_operators import report_operators
 
         setup_logger(None, 0)
         return int(report_operators(Path(config.check_ascend)))
@@ -28,5 +25,7 @@ def main(config: Config) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    run_entry_point(main, entry_point="export", description=__doc__)
+def main(argv: list[str] | None = None) -> int:
+    """Parse the options and run; the exit code."""
+    prepare_environment()  # before anything imports MindSpore
+    return run_program(run, argv, entry_point="export", description=__doc__)

@@ -9,13 +9,10 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from src.base.errors import UserError, reports_mistakes
-from src.runtime.rank_table import (
+from ..base.errors import UserError, reports_mistakes
+from ..runtime.rank_table import (
     make_rank_table,
     parse_device_list,
     parse_device_range,
@@ -153,7 +150,3 @@ def main(argv: list[str] | None = None) -> int:
     write_rank_table(table, args.out_dir / name)
     print(f"rank table of {len(cards)} cards: {args.out_dir / name}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,19 +4,15 @@ The present anchors, data_dir, ann_file, letterbox and seed are options as of tr
 """
 
 import argparse
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from src.base.errors import reports_mistakes
-from src.config import load_config
-from src.datasets.formats.yolo_labels import annotations_of
-from src.layers.anchors import AnchorFit, fit_of, kmeans_anchors, refine_anchors, sorted_anchors
-from src.transforms import letterbox_geometry, stretch_geometry
-from src.yolo_dataset import DetectionSet, load_detection_set, resolve_set
+from ..base.errors import reports_mistakes
+from ..config import load_config
+from ..datasets.formats.yolo_labels import annotations_of
+from ..layers.anchors import AnchorFit, fit_of, kmeans_anchors, refine_anchors, sorted_anchors
+from ..transforms import letterbox_geometry, stretch_geometry
+from ..yolo_dataset import DetectionSet, load_detection_set, resolve_set
 
 METHODS = ("kmeans", "genetic")
 
@@ -86,7 +82,3 @@ def main(argv: list[str] | None = None) -> int:
     if np.array_equal(anchors, sorted_anchors(present)):
         print("the present anchors are as good: nothing to change")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

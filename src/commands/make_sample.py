@@ -10,13 +10,11 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from src.base.errors import UserError
-from src.datasets.dota_labels import write_labels
-from src.datasets.sample.scenes import draw_scene
-from src.imaging.image_io import write_image
-from src.logger import progress_bar
+from ..base.errors import UserError
+from ..datasets.dota_labels import write_labels
+from ..datasets.sample.scenes import draw_scene
+from ..imaging.image_io import write_image
+from ..logger import progress_bar
 
 VAL_SEEDS = 1_000_000  # keeps the seeds of held-out scenes apart from those of training scenes
 
@@ -50,7 +48,7 @@ def make_sample(out: Path, train_scenes: int, val_scenes: int, seed: int, size: 
             print(f"  {name:<20} {number}")
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Parse the options and draw; the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -64,7 +62,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="another seed draws other scenes")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier sample in OUT")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if min(args.train_scenes, args.val_scenes, args.workers) < 1 or args.size < 300 or args.seed < 0:
         parser.error("at least one scene of each split, one worker, size >= 300 and seed >= 0 are needed")
     try:
@@ -78,7 +76,3 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,10 @@
 """Merge the rank tables of several servers; ranks go on from server to server in the given order."""
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from src.base.errors import reports_mistakes
-from src.runtime.rank_table import merge_rank_tables, read_rank_table, write_rank_table
+from ..base.errors import reports_mistakes
+from ..runtime.rank_table import merge_rank_tables, read_rank_table, write_rank_table
 
 
 @reports_mistakes
@@ -22,7 +19,3 @@ def main(argv: list[str] | None = None) -> int:
     write_rank_table(table, path)
     print(f"rank table of {len(table.servers)} servers, {table.rank_count} cards: {path}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,14 +9,11 @@ import contextlib
 import ipaddress
 import os
 import socket
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from src.base.errors import UserError, reports_mistakes
-from src.runtime.rank_table import WAIT_SECONDS, RankTable, is_for_hccl, read_rank_table, write_rank_table
-from utils.hccl_tools.hccl_tools import address_of_host
+from ..base.errors import UserError, reports_mistakes
+from ..runtime.rank_table import WAIT_SECONDS, RankTable, is_for_hccl, read_rank_table, write_rank_table
+from .hccl_tools import address_of_host
 
 
 def is_own_address(address: str) -> bool:
@@ -90,7 +87,3 @@ def misfit(table: RankTable) -> str:
                 return f"rank {rank} is on card {device.device_id}, msrun takes card {card}"
             rank += 1
     return ""
-
-
-if __name__ == "__main__":
-    sys.exit(main())

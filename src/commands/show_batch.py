@@ -4,18 +4,12 @@ data_dir, the augmentation and all else are options as of train.py (--config FIL
 """
 
 import argparse
-import sys
 from itertools import islice
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from src.runtime.device import prepare_environment
-
-prepare_environment()  # before anything imports MindSpore
-
-from src.base.errors import reports_mistakes  # noqa: E402
-from src.config import Config, load_config  # noqa: E402
+from ..base.errors import reports_mistakes
+from ..config import Config, load_config
+from ..runtime.device import prepare_environment
 
 
 def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Path) -> list[Path]:
@@ -27,12 +21,12 @@ def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Pa
     import mindspore as ms
     import numpy as np
 
-    from src.imaging.image_io import write_image
-    from src.layers.anchors import head_settings
-    from src.runtime.device import Runtime
-    from src.targets import TargetAssigner
-    from src.train.assignment_view import assigned_anchors, contact_sheet, draw_sample
-    from src.train.train_setup import create_train_loader
+    from ..imaging.image_io import write_image
+    from ..layers.anchors import head_settings
+    from ..runtime.device import Runtime
+    from ..targets import TargetAssigner
+    from ..train.assignment_view import assigned_anchors, contact_sheet, draw_sample
+    from ..train.train_setup import create_train_loader
 
     loader = create_train_loader(config, Runtime())
     assigner = TargetAssigner(config.num_classes, config.anchor_scales)
@@ -73,14 +67,11 @@ def main(argv: list[str] | None = None) -> int:
     args, rest = parser.parse_known_args(argv)
     if args.batches < 1 or args.epoch < 0 or args.columns < 1:
         parser.error("--batches and --columns must be 1 or more and --epoch 0 or more")
-    from src.runtime.device import setup_runtime
+    prepare_environment()  # before anything imports MindSpore
+    from ..runtime.device import setup_runtime
 
     config = load_config(rest).replace(device_target="CPU", is_distributed=False)
     setup_runtime(config)
     for path in draw_batches(config, args.epoch, args.batches, args.columns, args.out):
         print(path)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,18 +2,15 @@
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from src.base.errors import reports_mistakes
-from src.datasets.dota_labels import CLASSES
-from src.datasets.dota_split import SplitOptions, split_set
+from ..base.errors import reports_mistakes
+from ..datasets.dota_labels import CLASSES
+from ..datasets.dota_split import SplitOptions, split_set
 
 
 @reports_mistakes
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Parse the options and split; the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -39,7 +36,7 @@ def main() -> int:
     parser.add_argument("--no_labels", action="store_true", help="a test set: there is no labelTxt/")
     parser.add_argument("--format", choices=("png", "jpg"), default="png", help="of the tiles")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.tile_size < 32 or not 0 <= args.overlap < 1 or not 0 < args.min_visible <= 1 or args.workers < 1:
         parser.error("tile_size >= 32, 0 <= overlap < 1, 0 < min_visible <= 1 and workers >= 1 are needed")
     options = SplitOptions(
@@ -52,7 +49,3 @@ def main() -> int:
     )
     print(split_set(args.src, args.out, args.split, options, args.workers, not args.no_labels))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..base.errors import UserError, one_line
+from .shipped import SHIPPED
 
 LEVELS = ("published", "everyday", "advanced")
-DEFAULT_CONFIG = Path(__file__).resolve().parent.parent.parent / "default_config.yaml"
+DEFAULT_CONFIG = SHIPPED / "default_config.yaml"
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,22 @@ from ..base.errors import UserError, one_line, shown
 from ..base.yaml_text import load_yaml
 from . import mindyolo, names, published
 from .declared import Declared
+from .shipped import shipped_file
 
 
 def read_options(path: str, declared: Declared, entry_point: str) -> tuple[dict[str, Any], list[str]]:
     """Options by their names or aliases, with values as YAML has them, and remarks for the user.
 
+    A path that is not there, such as configs/quickstart.yaml, is looked for among the shipped files.
+
     Raises:
         UserError: no readable YAML, or what it describes is not built here.
     """
-    document = _read_yaml(Path(path))
+    file = shipped_file(path)
+    document = _read_yaml(file)
     remarks: list[str] = []
     if mindyolo.is_mindyolo(document):
-        document = mindyolo.with_bases(Path(path), _read_yaml)
+        document = mindyolo.with_bases(file, _read_yaml)
         document, left_out = mindyolo.translate(document, path)
     else:
         document, left_out, remarks = published.translate(document, declared.values["labels"], path)

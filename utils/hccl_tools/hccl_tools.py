@@ -1,0 +1,11 @@
+"""Make the HCCL rank table of this server."""
+
+import runpy
+import sys
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))
+from src.commands.hccl_tools import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+"""Print the cards of this host in a rank table."""
+
+import runpy
+import sys
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[1] / "checkout.py"))
+from src.commands.ranks_of_host import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from src.runtime.device import prepare_environment
+from tests.tiny import write_tiles
 
 prepare_environment()
 
@@ -12,6 +13,18 @@ import mindspore as ms  # noqa: E402
 
 # Chosen before any kernel runs: MindSpore refuses to choose a device later, and programs that a test calls do.
 ms.set_device("CPU")
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory) -> Path:
+    """A data set of six training and three validation images, in the layout of `data_dir`; nobody writes there."""
+    return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
+
+
+@pytest.fixture
+def own_tiles(tmp_path) -> Path:
+    """The same data set, to be changed."""
+    return write_tiles(tmp_path / "set")
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.ascend import stubs
 from tests.ascend.dry_run import WORKER, Case, dry_run, environment, read_log
 from tests.test_rank_table import documented, table_of
 from tests.tiny import OPTIONS
 
-ROOT = Path(__file__).resolve().parent.parent
 SLIM = [word for word in OPTIONS if not word.startswith(("--device_target", "--is_distributed"))]
 SECONDS = 1200
 CANNOT = stubs.why_not()

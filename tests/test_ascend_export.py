@@ -23,11 +23,10 @@ from src.export.export import export_model
 from src.export.offline_model import aipp_config, atc_command
 from src.weights.checkpoint import save_checkpoint
 from src.yolo import build_network
-from tests import ascend_fakes
+from tests import ROOT, ascend_fakes
 from tests.test_export import assert_same_boxes
 from tests.tiny import OPTIONS
 
-ROOT = Path(__file__).parent.parent
 LITE_WORKER = Path(__file__).with_name("lite_worker.py")
 NETWORK = [*OPTIONS, "--testing_shape=", "--test_img_shape=64,96"]
 

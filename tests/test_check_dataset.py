@@ -13,12 +13,7 @@ from src.commands.check_dataset import main
 from src.datasets.check import check_set
 from src.datasets.findings import KINDS, Findings
 from src.yolo_dataset import load_detection_set
-from tests.tiny import NAMES, write_tiles
-
-
-@pytest.fixture
-def tiles(tmp_path):
-    return write_tiles(tmp_path / "set")
+from tests.tiny import NAMES
 
 
 def edit(root, split, change):
@@ -39,8 +34,8 @@ def check(root, *words):
 
 
 @pytest.mark.parametrize("words", [[], ["--decode"]])
-def test_a_good_set_is_clean_and_counted(tiles, words, capsys):
-    code, counts, document = check(tiles, *words)
+def test_a_good_set_is_clean_and_counted(own_tiles, words, capsys):
+    code, counts, document = check(own_tiles, *words)
     assert (code, counts) == (0, {})
     assert "no problems found" in capsys.readouterr().out
     train = document["sets"]["train"]
@@ -55,7 +50,7 @@ def test_a_good_set_is_clean_and_counted(tiles, words, capsys):
     assert train["anchor_recall"] == 1.0
 
 
-def test_every_fault_of_the_annotations_is_counted(tiles):
+def test_every_fault_of_the_annotations_is_counted(own_tiles):
     def spoil(document):
         images, annotations = document["images"], document["annotations"]
         base = annotations[0]
@@ -84,8 +79,8 @@ def test_every_fault_of_the_annotations_is_counted(tiles):
         images.append({"id": 53, "file_name": "none.png", "width": 150, "height": 120})
         document["categories"] += [{"id": 3, "name": "tank"}, {"id": 3, "name": "car"}, {"id": 4}]
 
-    edit(tiles, "train", spoil)
-    code, counts, document = check(tiles)
+    edit(own_tiles, "train", spoil)
+    code, counts, document = check(own_tiles)
     assert code == 1
     assert counts == {
         "image_entry": 2,
@@ -109,7 +104,7 @@ def test_every_fault_of_the_annotations_is_counted(tiles):
     assert stopping == {kind for kind in counts if KINDS[kind].stops}
 
 
-def test_what_is_said_to_stop_training_does(tiles):
+def test_what_is_said_to_stop_training_does(own_tiles):
     """Each of those faults alone, given to the reader that training uses."""
     changes = {
         "image_entry": lambda d: d["images"][0].update(width=0),
@@ -125,23 +120,23 @@ def test_what_is_said_to_stop_training_does(tiles):
         "duplicate_annotation_id": lambda d: d["annotations"][0].update(id=2),
         "box_cut": lambda d: d["annotations"][0].update(bbox=[100, 100, 90, 90]),
     }
-    file = tiles / "annotations" / "train.json"
+    file = own_tiles / "annotations" / "train.json"
     good = file.read_text()
     for kind, change in changes.items():
         file.write_text(good)
-        edit(tiles, "train", change)
-        _, counts, _ = check(tiles)
+        edit(own_tiles, "train", change)
+        _, counts, _ = check(own_tiles)
         assert kind in counts
         stopped = False
         try:
-            load_detection_set(tiles / "train", file, NAMES)
+            load_detection_set(own_tiles / "train", file, NAMES)
         except UserError:
             stopped = True
         assert stopped == KINDS[kind].stops, kind
 
 
-def test_images_that_are_bad_missing_extra_or_repeated(tiles):
-    train, val = tiles / "train", tiles / "val"
+def test_images_that_are_bad_missing_extra_or_repeated(own_tiles):
+    train, val = own_tiles / "train", own_tiles / "val"
     shutil.copy(train / "2.png", train / "1.png")
     shutil.copy(train / "3.png", val / "1.png")
     (train / "4.png").write_bytes((train / "4.png").read_bytes()[:-2000])
@@ -153,31 +148,31 @@ def test_images_that_are_bad_missing_extra_or_repeated(tiles):
     cv2.imwrite(str(val / "3.png"), cv2.imread(str(train / "3.png")), [cv2.IMWRITE_PNG_COMPRESSION, 0])
     found = {"duplicate_picture": 1, "train_in_val": 1, "unreadable_picture": 1, "size_differs": 1}
     found |= {"unlisted_file": 1, "missing_file": 1}
-    _, counts, document = check(tiles)
+    _, counts, document = check(own_tiles)
     assert counts == found
     examples = {entry["kind"]: entry["examples"] for entry in document["problems"]}
     assert examples["train_in_val"] == [f"{val / '1.png'} is {train / '3.png'}"]
     assert examples["size_differs"] == [f"{train / '6.png'}: it is 151x120, annotated 150x120"]
-    _, counts, document = check(tiles, "--decode")
+    _, counts, document = check(own_tiles, "--decode")
     # the cut one cannot be decoded; the third's pixels are twice in val and once in train
     assert counts == {**found, "unreadable_picture": 2, "train_in_val": 2, "duplicate_picture": 2}
 
 
-def test_evaluation_on_the_training_set_is_named(tiles):
-    words = [f"--ann_val_file={tiles / 'annotations' / 'train.json'}"]
-    shutil.rmtree(tiles / "val")
-    (tiles / "val").symlink_to(tiles / "train")
-    _, counts, _ = check(tiles, *words)
+def test_evaluation_on_the_training_set_is_named(own_tiles):
+    words = [f"--ann_val_file={own_tiles / 'annotations' / 'train.json'}"]
+    shutil.rmtree(own_tiles / "val")
+    (own_tiles / "val").symlink_to(own_tiles / "train")
+    _, counts, _ = check(own_tiles, *words)
     assert counts["train_in_val"] == 6
 
 
-def test_classes_crowding_and_anchors(tiles):
+def test_classes_crowding_and_anchors(own_tiles):
     def only_long_ships(document):
         for annotation in document["annotations"]:
             annotation.update(category_id=1, bbox=[0, annotation["id"], 150, 4])
 
-    edit(tiles, "val", only_long_ships)
-    code, counts, document = check(tiles, "--max_box=2")
+    edit(own_tiles, "val", only_long_ships)
+    code, counts, document = check(own_tiles, "--max_box=2")
     assert code == 1
     assert counts == {"class_without_objects": 1, "crowded_picture": 9, "anchors_misfit": 1}
     assert document["sets"]["val"]["anchor_recall"] == 0.0  # 96 x 3.2 pixels
@@ -185,30 +180,30 @@ def test_classes_crowding_and_anchors(tiles):
     assert example == "val: plane"
 
 
-def test_examples_are_bounded_and_counts_are_not(tiles):
+def test_examples_are_bounded_and_counts_are_not(own_tiles):
     def spoil(document):
         document["annotations"] += [
             {"id": 100 + k, "image_id": 1, "category_id": 1, "bbox": [k, 3, -1, 9]} for k in range(500)
         ]
 
-    edit(tiles, "train", spoil)
-    _, counts, document = check(tiles, "--examples", "3")
+    edit(own_tiles, "train", spoil)
+    _, counts, document = check(own_tiles, "--examples", "3")
     assert counts == {"box_without_area": 500}
     assert len(document["problems"][0]["examples"]) == 3
 
 
-def test_what_is_not_usable_is_one_line(tiles, capsys):
-    assert main([f"--data_dir={tiles / 'none'}"]) == 2
-    assert main([f"--data_dir={tiles}", "--split", "test"]) == 2
-    (tiles / "annotations" / "val.json").write_text("{")
-    assert main([f"--data_dir={tiles}", "--labels=ship,plane"]) == 2
+def test_what_is_not_usable_is_one_line(own_tiles, capsys):
+    assert main([f"--data_dir={own_tiles / 'none'}"]) == 2
+    assert main([f"--data_dir={own_tiles}", "--split", "test"]) == 2
+    (own_tiles / "annotations" / "val.json").write_text("{")
+    assert main([f"--data_dir={own_tiles}", "--labels=ship,plane"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3 and all(line.startswith("error: ") for line in errors)
     assert "val.json: no valid JSON" in errors[2]
 
 
 @pytest.mark.parametrize("crowd_targets", [False, True])
-def test_checked_boxes_are_those_of_training(tiles, crowd_targets):
+def test_checked_boxes_are_those_of_training(own_tiles, crowd_targets):
     def spoil(document):
         document["annotations"] += [
             {"id": 90, "image_id": 2, "category_id": 2, "bbox": [140, 100, 40, 40]},
@@ -216,10 +211,10 @@ def test_checked_boxes_are_those_of_training(tiles, crowd_targets):
             {"id": 92, "image_id": 3, "category_id": 2, "bbox": [1, 2, 30, 0]},
         ]
 
-    edit(tiles, "train", spoil)
-    file = tiles / "annotations" / "train.json"
-    records = load_detection_set(tiles / "train", file, NAMES, crowd_targets=crowd_targets).records
-    images = check_set("train", tiles / "train", file, NAMES, Findings(), crowd_targets).images
+    edit(own_tiles, "train", spoil)
+    file = own_tiles / "annotations" / "train.json"
+    records = load_detection_set(own_tiles / "train", file, NAMES, crowd_targets=crowd_targets).records
+    images = check_set("train", own_tiles / "train", file, NAMES, Findings(), crowd_targets).images
     assert sum(image.ignored for image in images) == (0 if crowd_targets else 1)
     assert [image.path for image in images] == [record.path for record in records]
     for image, record in zip(images, records):

@@ -10,14 +10,8 @@ import pytest
 from src.base.errors import UserError
 from src.train.compile_cache import CompileCache, graph_digest
 from src.weights.checkpoint import read_checkpoint
-from tests.tiny import OPTIONS, tiny_config, write_tiles
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory) -> Path:
-    return write_tiles(tmp_path_factory.mktemp("tiles"))
+from tests import ROOT
+from tests.tiny import OPTIONS, tiny_config
 
 
 def run(tiles: Path, out: Path, *words: str) -> dict[str, np.ndarray]:

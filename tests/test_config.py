@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -13,8 +12,7 @@ from src.base.errors import UserError
 from src.config import Config, load_config
 from src.options.declared import DEFAULT_CONFIG, LEVELS, read_declared
 from src.options.names import ALIASES, EARLIER
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
 
 # The defaults of the published "Script Parameters" table.
 PUBLISHED_DEFAULTS = {

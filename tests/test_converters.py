@@ -23,8 +23,7 @@ from src.datasets.formats.voc import read_voc, read_voc_xml
 from src.datasets.formats.yolo_txt import read_yolo, read_yolo_labels
 from src.imaging.image_io import read_rgb, write_image
 from src.yolo_dataset import load_detection_set, resolve_set
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
 
 
 def image(path: Path, width=100, height=80, shade=0) -> Path:

@@ -22,7 +22,7 @@ NAMES = ("ship", "plane")
 
 
 @pytest.fixture
-def tiles(tmp_path):
+def ten_images(tmp_path):
     """Ten images with four boxes each; returns (folder, annotation file)."""
     rng = np.random.default_rng(0)
     images, annotations = [], []
@@ -48,8 +48,8 @@ def tiles(tmp_path):
     return tmp_path, tmp_path / "train.json"
 
 
-def train_loader(tiles, workers=2, mosaic=False, max_box=50, batch_size=3, augment=None, **options):
-    dataset = load_detection_set(*tiles, NAMES)
+def train_loader(ten_images, workers=2, mosaic=False, max_box=50, batch_size=3, augment=None, **options):
+    dataset = load_detection_set(*ten_images, NAMES)
     return TrainLoader(
         dataset,
         DistributedSampler(len(dataset.records), seed=5, **options),
@@ -64,13 +64,13 @@ def train_loader(tiles, workers=2, mosaic=False, max_box=50, batch_size=3, augme
 
 
 @pytest.mark.parametrize("mosaic", [False, True])
-def test_batches_do_not_depend_on_the_workers(tiles, mosaic):
-    one = list(train_loader(tiles, workers=1, mosaic=mosaic).epoch(2))
-    four = list(train_loader(tiles, workers=4, mosaic=mosaic).epoch(2))
+def test_batches_do_not_depend_on_the_workers(ten_images, mosaic):
+    one = list(train_loader(ten_images, workers=1, mosaic=mosaic).epoch(2))
+    four = list(train_loader(ten_images, workers=4, mosaic=mosaic).epoch(2))
     assert len(one) == len(four) == 3
     for a, b in zip(one, four):
         assert np.array_equal(a.images, b.images) and np.array_equal(a.boxes, b.boxes) and a.paths == b.paths
-    other = next(iter(train_loader(tiles, mosaic=mosaic).epoch(3)))
+    other = next(iter(train_loader(ten_images, mosaic=mosaic).epoch(3)))
     assert other.images.shape != one[0].images.shape or not np.array_equal(other.images, one[0].images)
 
 
@@ -83,20 +83,20 @@ def test_batches_do_not_depend_on_the_workers(tiles, mosaic):
         PerspectiveAugment(mosaic=1, mixup=0.1, degrees=10, shear=5, perspective=0.0005),
     ],
 )
-def test_both_recipes_draw_from_the_seed_alone(tiles, augment):
-    one = list(train_loader(tiles, workers=1, augment=augment).epoch(2))
-    four = list(train_loader(tiles, workers=4, augment=augment).epoch(2))
+def test_both_recipes_draw_from_the_seed_alone(ten_images, augment):
+    one = list(train_loader(ten_images, workers=1, augment=augment).epoch(2))
+    four = list(train_loader(ten_images, workers=4, augment=augment).epoch(2))
     assert len(one) == len(four) == 3
     for a, b in zip(one, four):
         assert np.array_equal(a.images, b.images) and np.array_equal(a.boxes, b.boxes) and a.paths == b.paths
-    tail = next(train_loader(tiles, workers=3, augment=augment).epoch(2, start_step=2))
+    tail = next(train_loader(ten_images, workers=3, augment=augment).epoch(2, start_step=2))
     assert np.array_equal(one[2].images, tail.images) and np.array_equal(one[2].boxes, tail.boxes)
 
 
 @pytest.mark.parametrize("sure,probability", [(False, 0.0), (True, 1.0)])
-def test_a_sure_mosaic_is_that_of_the_switch(tiles, sure, probability):
-    a = next(train_loader(tiles, mosaic=sure).epoch(1))
-    b = next(train_loader(tiles, mosaic=probability).epoch(1))
+def test_a_sure_mosaic_is_that_of_the_switch(ten_images, sure, probability):
+    a = next(train_loader(ten_images, mosaic=sure).epoch(1))
+    b = next(train_loader(ten_images, mosaic=probability).epoch(1))
     assert np.array_equal(a.images, b.images) and np.array_equal(a.boxes, b.boxes)
 
 
@@ -168,14 +168,14 @@ def test_mosaics_happen_at_their_probability(flat_images):
     assert 40 <= mosaics <= 80
 
 
-def test_an_epoch_goes_on_from_any_step(tiles):
-    whole = list(train_loader(tiles).epoch(1))
-    tail = list(train_loader(tiles).epoch(1, start_step=2))
+def test_an_epoch_goes_on_from_any_step(ten_images):
+    whole = list(train_loader(ten_images).epoch(1))
+    tail = list(train_loader(ten_images).epoch(1, start_step=2))
     assert len(tail) == 1 and np.array_equal(whole[2].images, tail[0].images)
 
 
-def test_batch_layout(tiles):
-    loader = train_loader(tiles)
+def test_batch_layout(ten_images):
+    loader = train_loader(ten_images)
     for step, batch in enumerate(loader.epoch(0)):
         assert batch.images.dtype == np.uint8 and batch.images.flags.c_contiguous
         assert batch.images.shape == (3, 3, *loader.shape(0, step))
@@ -212,24 +212,24 @@ def test_a_tile_with_531_boxes_keeps_them_all(tmp_path):
     assert (cut.boxes[0, :, 2] > 0).sum() == 90 and loader.dropped_boxes == 441
 
 
-def test_rows_of_boxes_are_those_that_the_set_can_fill(tiles):
+def test_rows_of_boxes_are_those_that_the_set_can_fill(ten_images):
     """Four objects an image; a mosaic joins four images, mixing two of what it made."""
 
     def rows(max_box=50, **augment):
-        loader = train_loader(tiles, max_box=max_box, augment=TrainAugment(**augment))
+        loader = train_loader(ten_images, max_box=max_box, augment=TrainAugment(**augment))
         return {batch.boxes.shape[1] for batch in loader.epoch(0)}
 
     assert rows() == {4} and rows(mosaic=0.5) == {16} and rows(mosaic=True, mixup=0.1) == {32}
     assert rows(max_box=9, mosaic=True) == {9}
 
 
-def test_which_boxes_are_cut_is_drawn_for_each_sample(tiles):
+def test_which_boxes_are_cut_is_drawn_for_each_sample(ten_images):
     """Of four objects two stay, each as often as the others; the same again in a run that goes on."""
     augment = TrainAugment(flip=0, each_multiscale=False)
     counts = np.zeros(4)
     for epoch in range(30):
-        batches = list(train_loader(tiles, max_box=2, augment=augment).epoch(epoch))
-        again = next(train_loader(tiles, max_box=2, augment=augment).epoch(epoch, start_step=2))
+        batches = list(train_loader(ten_images, max_box=2, augment=augment).epoch(epoch))
+        again = next(train_loader(ten_images, max_box=2, augment=augment).epoch(epoch, start_step=2))
         assert np.array_equal(batches[2].boxes, again.boxes)
         for batch in batches:
             corners = batch.boxes[..., 0] * 100 / batch.images.shape[3]
@@ -239,60 +239,60 @@ def test_which_boxes_are_cut_is_drawn_for_each_sample(tiles):
     assert (np.abs(counts - 135) < 4 * np.sqrt(135 / 2)).all()
 
 
-def test_dropping_is_warned_about_once(tiles, caplog):
+def test_dropping_is_warned_about_once(ten_images, caplog):
     logger = logging.getLogger(LOGGER_NAME)
     logger.propagate = True
     with caplog.at_level(logging.WARNING, LOGGER_NAME):
-        loader = train_loader(tiles, max_box=1)
+        loader = train_loader(ten_images, max_box=1)
         list(loader.epoch(0))
     assert loader.dropped_boxes > 3
     # Two handlers of pytest may see one record, by what earlier tests did to the logger.
     assert len({id(entry) for entry in caplog.records if "max_box=1" in entry.getMessage()}) == 1
 
 
-def test_too_few_images_for_a_batch(tiles):
+def test_too_few_images_for_a_batch(ten_images):
     with pytest.raises(UserError, match="per_batch_size is 16"):
-        train_loader(tiles, batch_size=16)
+        train_loader(ten_images, batch_size=16)
     with pytest.raises(UserError, match="5 images for each device"):
-        train_loader(tiles, batch_size=6, rank=0, group_size=2)
+        train_loader(ten_images, batch_size=6, rank=0, group_size=2)
 
 
 @pytest.mark.parametrize("annotations", [[], "crowds"])
-def test_nothing_to_learn_from(tiles, annotations):
+def test_nothing_to_learn_from(ten_images, annotations):
     """Images without objects are kept by default, but a training set of them alone is a mistake."""
-    _, file = tiles
+    _, file = ten_images
     document = json.loads(file.read_text())
     if annotations == "crowds":
         annotations = [{**entry, "iscrowd": 1} for entry in document["annotations"]]
     file.write_text(json.dumps({**document, "annotations": annotations}))
     with pytest.raises(UserError, match=r"train\.json: 10 images, 0 objects.*nothing to learn from"):
-        train_loader(tiles)
+        train_loader(ten_images)
 
 
-def test_an_unforeseen_error_names_its_image(tiles, monkeypatch):
+def test_an_unforeseen_error_names_its_image(ten_images, monkeypatch):
     def fails(image, *_):
         raise MemoryError("no room")
 
     monkeypatch.setattr("src.transforms.place", fails)
     with pytest.raises(RuntimeError, match=r"\d+\.png: MemoryError: no room"):
-        next(train_loader(tiles).epoch(0))
+        next(train_loader(ten_images).epoch(0))
 
 
-def test_a_size_other_than_annotated_is_refused(tiles):
-    folder, _ = tiles
+def test_a_size_other_than_annotated_is_refused(ten_images):
+    folder, _ = ten_images
     cv2.imwrite(str(folder / "4.png"), np.zeros((84, 101, 3), np.uint8))
-    dataset = load_detection_set(*tiles, NAMES)
+    dataset = load_detection_set(*ten_images, NAMES)
     with pytest.raises(UserError, match=r"4\.png: the image is 101x84, its annotation says 100x84"):
         list(EvalLoader(dataset, input_hw=(64, 96), batch_size=4))
 
 
 @pytest.mark.parametrize("content", [b"not an image", None])
-def test_a_bad_image_is_named_and_the_threads_end(tiles, content):
-    folder, _ = tiles
+def test_a_bad_image_is_named_and_the_threads_end(ten_images, content):
+    folder, _ = ten_images
     data = (folder / "4.png").read_bytes()
     (folder / "4.png").write_bytes(content if content is not None else data[: len(data) // 2])
     with pytest.raises(UserError, match=r"4\.png"):
-        list(train_loader(tiles).epoch(0))
+        list(train_loader(ten_images).epoch(0))
 
 
 @pytest.mark.parametrize("cores,others,expected", [
@@ -324,18 +324,18 @@ def test_threads_are_the_cores_that_a_rank_has(monkeypatch, cores, others, expec
     assert data_threads(runtime, asked=5) == 5
 
 
-def test_a_consumer_may_stop_early(tiles):
+def test_a_consumer_may_stop_early(ten_images):
     import threading
 
     before = threading.active_count()
-    batches = train_loader(tiles, workers=4).epoch(0)
+    batches = train_loader(ten_images, workers=4).epoch(0)
     next(batches)
     batches.close()
     assert threading.active_count() == before
 
 
-def test_evaluation_batches(tiles):
-    dataset = load_detection_set(*tiles, NAMES)
+def test_evaluation_batches(ten_images):
+    dataset = load_detection_set(*ten_images, NAMES)
     loader = EvalLoader(dataset, input_hw=(64, 96), batch_size=4)
     batches = list(loader)
     assert len(batches) == len(loader) == 3
@@ -348,9 +348,9 @@ def test_evaluation_batches(tiles):
     assert np.array_equal(only[0].images[1], batches[0].images[2])
 
 
-def test_evaluation_without_enlarging(tiles):
+def test_evaluation_without_enlarging(ten_images):
     """Images smaller than the input keep their pixels and their boxes come back."""
-    dataset = load_detection_set(*tiles, NAMES)
+    dataset = load_detection_set(*ten_images, NAMES)
     kept = next(
         iter(
             EvalLoader(dataset, input_hw=(160, 192), batch_size=10, resize=partial(letterbox, enlarge=False))

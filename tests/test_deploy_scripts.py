@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -16,9 +15,8 @@ from src.datasets.dota_labels import DotaObject, write_labels
 from src.export.export import export_model
 from src.weights.checkpoint import save_checkpoint
 from src.yolo import build_network
+from tests import ROOT
 from tests.tiny import tiny_config, write_tiles
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")

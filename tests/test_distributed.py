@@ -16,10 +16,10 @@ import pytest
 
 from src.base.errors import UserError
 from src.weights.checkpoint import last_checkpoint, read_checkpoint
+from tests import ROOT
 from tests.test_rank_table import documented, table_of
 from tests.tiny import OPTIONS, write_tiles
 
-ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = ROOT / "scripts" / "run_distribute_train.sh"
 NO_AUGMENTATION = [
     "--jitter=0",
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory):
+def many_tiles(tmp_path_factory):
     return write_tiles(tmp_path_factory.mktemp("tiles") / "set", train=20, val=7)
 
 
@@ -57,14 +57,16 @@ def run_with_path(command: list) -> subprocess.CompletedProcess:
     )
 
 
-def run_worker(workers: int, mode: str, out: Path, tiles: Path, *words: str) -> list[np.lib.npyio.NpzFile]:
+def run_worker(
+    workers: int, mode: str, out: Path, many_tiles: Path, *words: str
+) -> list[np.lib.npyio.NpzFile]:
     """What each rank wrote."""
     script = [
         ROOT / "tests" / "distributed_worker.py",
         mode,
         out,
         *OPTIONS,
-        f"--data_dir={tiles}",
+        f"--data_dir={many_tiles}",
         f"--ckpt_path={out}",
     ]
     command = [sys.executable, *script, *words]
@@ -84,11 +86,11 @@ def weight_keys(values, step):
     return [key for key in values.files if key.startswith(f"{step}:")]
 
 
-def test_ranks_hold_equal_weights_and_match_one_process_with_twice_the_batch(tiles, tmp_path):
+def test_ranks_hold_equal_weights_and_match_one_process_with_twice_the_batch(many_tiles, tmp_path):
     """BatchNorm frozen and no augmentation, so that the mean of two gradients is that of the whole batch."""
     words = ["--per_batch_size=2", "--freeze_bn", *NO_AUGMENTATION]
-    first, second = run_worker(2, "train", tmp_path / "two", tiles, *words)
-    (single,) = run_worker(1, "train", tmp_path / "one", tiles, "--per_batch_size=4", *words[1:])
+    first, second = run_worker(2, "train", tmp_path / "two", many_tiles, *words)
+    (single,) = run_worker(1, "train", tmp_path / "one", many_tiles, "--per_batch_size=4", *words[1:])
     for step in range(1, 6):
         keys = weight_keys(first, step)
         assert len(keys) > 100
@@ -101,19 +103,19 @@ def test_ranks_hold_equal_weights_and_match_one_process_with_twice_the_batch(til
     assert moved > 1e-4  # it did train
 
 
-def test_an_overflow_on_one_rank_is_one_on_all(tiles, tmp_path):
+def test_an_overflow_on_one_rank_is_one_on_all(many_tiles, tmp_path):
     """Both leave the step out and halve the factor, although the gradients of rank 0 are finite."""
-    first, second = run_worker(2, "overflow", tmp_path, tiles)
+    first, second = run_worker(2, "overflow", tmp_path, many_tiles)
     for key in ("good", "good_scale", "left_out", "left_out_scale"):
         assert np.array_equal(first[key], second[key]), key
     assert (first["good"] != [1.0, -1.0]).all() and first["good_scale"] == 8
     assert np.array_equal(first["left_out"], first["good"]) and first["left_out_scale"] == 4
 
 
-def test_synchronised_batch_norm_equals_one_process_with_twice_the_batch(tiles, tmp_path):
+def test_synchronised_batch_norm_equals_one_process_with_twice_the_batch(many_tiles, tmp_path):
     words = ["--per_batch_size=2", "--sync_bn=1", "--lr=0.001", *NO_AUGMENTATION]
-    first, second = run_worker(2, "train", tmp_path / "two", tiles, *words)
-    (single,) = run_worker(1, "train", tmp_path / "one", tiles, "--per_batch_size=4", *words[1:])
+    first, second = run_worker(2, "train", tmp_path / "two", many_tiles, *words)
+    (single,) = run_worker(1, "train", tmp_path / "one", many_tiles, "--per_batch_size=4", *words[1:])
     for key in weight_keys(
         first, 1
     ):  # later steps part: the stem's gradient is large (BatchNorm in training)
@@ -127,20 +129,20 @@ def test_synchronised_batch_norm_equals_one_process_with_twice_the_batch(tiles, 
         np.testing.assert_allclose(first[key], single[key], rtol=1e-4, atol=1e-5)
 
 
-def test_ranks_see_the_same_shapes_with_augmentation(tiles, tmp_path):
+def test_ranks_see_the_same_shapes_with_augmentation(many_tiles, tmp_path):
     words = ["--training_shape=", "--multi_scale=[[64,64],[96,96],[64,96]]", "--resize_rate=2", "--mosaic=1"]
-    first, second = run_worker(2, "train", tmp_path, tiles, *words)
+    first, second = run_worker(2, "train", tmp_path, many_tiles, *words)
     shapes = [tuple(first[f"{step}/shape"]) for step in range(1, 6)]
     assert shapes == [tuple(second[f"{step}/shape"]) for step in range(1, 6)] and len(set(shapes)) > 1
     for key in weight_keys(first, 5):
         assert np.array_equal(first[key], second[key])
 
 
-def test_shared_evaluation_equals_that_of_one_process(tiles, tmp_path):
+def test_shared_evaluation_equals_that_of_one_process(many_tiles, tmp_path):
     """Seven images on three ranks: each counted once, AP equal to the digit."""
     words = ["--eval_ignore_threshold=0.2"]
-    ranks = run_worker(3, "evaluate", tmp_path / "three", tiles, *words)
-    (single,) = run_worker(1, "evaluate", tmp_path / "one", tiles, *words)
+    ranks = run_worker(3, "evaluate", tmp_path / "three", many_tiles, *words)
+    (single,) = run_worker(1, "evaluate", tmp_path / "one", many_tiles, *words)
     assert len(single["table"]) > 50
     for values in ranks:
         assert values["table"].tobytes() == single["table"].tobytes()
@@ -148,8 +150,8 @@ def test_shared_evaluation_equals_that_of_one_process(tiles, tmp_path):
     assert len(list((tmp_path / "three").glob("predict_*.json"))) == 1
 
 
-def launch(tmp_path, tiles, *words, **environment):
-    command = ["bash", LAUNCH, tiles, "", *words]
+def launch(tmp_path, many_tiles, *words, **environment):
+    command = ["bash", LAUNCH, many_tiles, "", *words]
     values = {**os.environ, "PYTHON": sys.executable, "MASTER_PORT": str(free_port()), **environment}
     return subprocess.Popen(
         list(map(str, command)),
@@ -173,14 +175,14 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def test_the_msrun_form_of_the_other_system(tiles, tmp_path):
+def test_the_msrun_form_of_the_other_system(many_tiles, tmp_path):
     """`msrun ... python train.py --config ... --is_parallel True --epochs N`, with a slim network on the CPU."""
     command = [
         "msrun", "--worker_num=2", "--local_worker_num=2", "--bind_core=True", f"--log_dir={tmp_path / 'yolov4_log'}",
         f"--master_port={free_port()}", "--join=True", "python", ROOT / "train.py",
         "--config", ROOT / "configs" / "yolov4" / "yolov4-silu.yaml", "--device_target", "CPU",
         "--is_parallel", "True", "--epochs", "2", "--pretrained_backbone=", *OPTIONS[2:7], "--per_batch_size=2",
-        "--log_interval=1", f"--data_dir={tiles}", f"--ckpt_path={tmp_path / 'out'}",
+        "--log_interval=1", f"--data_dir={many_tiles}", f"--ckpt_path={tmp_path / 'out'}",
     ]  # fmt: skip
     done = run_with_path(command)
     log = (tmp_path / "yolov4_log" / "worker_0.log").read_text()
@@ -189,10 +191,10 @@ def test_the_msrun_form_of_the_other_system(tiles, tmp_path):
     assert list((tmp_path / "out").glob("*/ckpt_0/0-2_10.ckpt"))
 
 
-def test_a_killed_rank_stops_the_job_and_the_run_resumes_on_one_process(tiles, tmp_path):
+def test_a_killed_rank_stops_the_job_and_the_run_resumes_on_one_process(many_tiles, tmp_path):
     out = tmp_path / "out"
     words = [*OPTIONS, "--is_distributed=1", f"--ckpt_path={out}", "--ckpt_interval=1", "--max_epoch=500"]
-    job = launch(tmp_path, tiles, *words, DEVICE_TARGET="CPU", DEVICE_NUM="2")
+    job = launch(tmp_path, many_tiles, *words, DEVICE_TARGET="CPU", DEVICE_NUM="2")
     try:
         deadline = time.monotonic() + 200
         while not list(out.glob("*/ckpt_0/0-*_7.ckpt")):
@@ -211,7 +213,7 @@ def test_a_killed_rank_stops_the_job_and_the_run_resumes_on_one_process(tiles, t
     _, state = read_checkpoint(checkpoint)
     # 20 images: 5 steps of 2 x 2 images an epoch became 10 steps of 2 images.
     expected = round(state["step"] / 5 * 10)
-    words = [*OPTIONS, f"--data_dir={tiles}", f"--ckpt_path={out}", "--resume=auto", "--max_epoch=500"]
+    words = [*OPTIONS, f"--data_dir={many_tiles}", f"--ckpt_path={out}", "--resume=auto", "--max_epoch=500"]
     done = subprocess.run(
         [sys.executable, ROOT / "train.py", *words, f"--max_steps={expected + 2}"],
         capture_output=True, text=True, check=False, timeout=300,
@@ -238,14 +240,14 @@ if [ -n "$FAILS" ]; then exec sleep 300.{os.getpid()}; fi
 
 
 @pytest.mark.parametrize("fails", ["", "3"])
-def test_one_process_a_card_of_the_rank_table(tiles, tmp_path, fails):
+def test_one_process_a_card_of_the_rank_table(many_tiles, tmp_path, fails):
     """The ranks of the second of two servers, each in its folder; one that fails stops the others."""
     table = tmp_path / "table.json"
     table.write_text(
         json.dumps(table_of(documented("10.0.0.1", range(2), 0, 1), documented("10.0.0.2", [4, 7], 2, 2)))
     )
     job = launch(
-        tmp_path, tiles, table, "--max_epoch=1",
+        tmp_path, many_tiles, table, "--max_epoch=1",
         PYTHON=str(fake_python(tmp_path)), SERVER_IP="10.0.0.2", FAILS=fails,
     )  # fmt: skip
     printed, _ = job.communicate(timeout=60)
@@ -255,7 +257,9 @@ def test_one_process_a_card_of_the_rank_table(tiles, tmp_path, fails):
     for line in lines:
         assert line.split()[3:5] == [str(table), str(table)]
         assert (
-            f"--data_dir={tiles}" in line and "--is_distributed=1" in line and line.endswith("--max_epoch=1")
+            f"--data_dir={many_tiles}" in line
+            and "--is_distributed=1" in line
+            and line.endswith("--max_epoch=1")
         )
     assert (tmp_path / "train_parallel2" / "log.txt").exists() and (
         tmp_path / "train_parallel3" / "log.txt"
@@ -291,11 +295,11 @@ def eight_cards(tmp_path) -> Path:
     return table
 
 
-def test_rank_table_is_started_by_msrun(tiles, tmp_path):
+def test_rank_table_is_started_by_msrun(many_tiles, tmp_path):
     """Sixteen ranks on two servers, this one the second; a cloud's own table does not get through."""
     table = eight_cards(tmp_path)
     job = launch(
-        tmp_path, tiles, table, "--max_epoch=1",
+        tmp_path, many_tiles, table, "--max_epoch=1",
         PYTHON=str(fake_msrun(tmp_path)), SERVER_IP="10.0.0.2", RANK_TABLE_FILE="/user/config", FAILS="",
     )  # fmt: skip
     printed, _ = job.communicate(timeout=60)
@@ -309,11 +313,11 @@ def test_rank_table_is_started_by_msrun(tiles, tmp_path):
 
 
 @pytest.mark.parametrize("launcher,takes_table", [("rank_table", True), ("", False)])
-def test_rank_table_is_started_without_msrun(tiles, tmp_path, launcher, takes_table):
+def test_rank_table_is_started_without_msrun(many_tiles, tmp_path, launcher, takes_table):
     python = fake_msrun(tmp_path, takes_table)
     table = eight_cards(tmp_path)
     job = launch(
-        tmp_path, tiles, table, PYTHON=str(python), SERVER_IP="10.0.0.2", LAUNCHER=launcher, FAILS=""
+        tmp_path, many_tiles, table, PYTHON=str(python), SERVER_IP="10.0.0.2", LAUNCHER=launcher, FAILS=""
     )
     printed, _ = job.communicate(timeout=60)
     assert job.returncode == 0, printed
@@ -322,7 +326,7 @@ def test_rank_table_is_started_without_msrun(tiles, tmp_path, launcher, takes_ta
     assert ranks == list(range(8, 16))
 
 
-def test_launcher_that_cannot_is_named(tiles, tmp_path):
+def test_launcher_that_cannot_is_named(many_tiles, tmp_path):
     table = tmp_path / "table.json"
     table.write_text(json.dumps(table_of(documented("10.0.0.1", [4, 5]))))
     for words, launcher, named in (
@@ -330,16 +334,16 @@ def test_launcher_that_cannot_is_named(tiles, tmp_path):
         ([table], "mpirun", "neither msrun nor rank_table"),
         ([], "rank_table", "needs a RANK_TABLE_FILE"),
     ):
-        job = launch(tmp_path, tiles, *words, LAUNCHER=launcher, PYTHON=str(fake_msrun(tmp_path)))
+        job = launch(tmp_path, many_tiles, *words, LAUNCHER=launcher, PYTHON=str(fake_msrun(tmp_path)))
         assert named in job.communicate(timeout=30)[0] and job.returncode == 2
 
 
-def test_wrong_arguments_are_named(tiles, tmp_path):
+def test_wrong_arguments_are_named(many_tiles, tmp_path):
     job = launch(tmp_path, tmp_path / "none")
     assert "DATASET_PATH: no such file or folder" in job.communicate(timeout=30)[0] and job.returncode == 2
     bad = tmp_path / "bad.json"
     bad.write_text("{}")
-    job = launch(tmp_path, tiles, bad)
+    job = launch(tmp_path, many_tiles, bad)
     assert "no rank table" in job.communicate(timeout=30)[0] and job.returncode == 2
     with pytest.raises(UserError, match="no checkpoint to go on from"):
         last_checkpoint("auto", tmp_path)

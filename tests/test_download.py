@@ -18,10 +18,10 @@ from src.runtime.device import Runtime
 from src.train.trainer import Trainer
 from src.weights.checkpoint import save_checkpoint
 from src.yolo import build_network
+from tests import ROOT
 from tests.file_server import Behaviour, file_server
 from tests.tiny import OPTIONS, tiny_config, write_tiles
 
-ROOT = Path(__file__).resolve().parent.parent
 CONTENT = b"\x0a" + np.random.default_rng(0).bytes(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
 

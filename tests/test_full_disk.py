@@ -36,11 +36,11 @@ from src.train.trainer import Trainer
 from src.weights.checkpoint import last_checkpoint, read_checkpoint, save_checkpoint
 from src.yolo import build_network
 from src.yolo_dataset import load_detection_set
+from tests import ROOT
 from tests.file_server import Behaviour, file_server
 from tests.full_disk import PAGE, small_disk
-from tests.tiny import NAMES, OPTIONS, tiny_config, write_tiles
+from tests.tiny import NAMES, OPTIONS, tiny_config
 
-ROOT = Path(__file__).resolve().parent.parent
 NOISE = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)  # compresses to no less
 
 
@@ -50,11 +50,6 @@ def disk(tmp_path_factory):
         if found is None:
             pytest.skip("a small file system can be mounted by root alone")
         yield found
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory):
-    return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
 
 
 def without_locks(files):

@@ -22,9 +22,10 @@ from src.runtime.rank_table import (
     read_rank_table,
     write_rank_table,
 )
+from tests import ROOT
 from tests.test_rank_table import documented, hccn_conf, table_of
 
-TOOLS = Path(__file__).resolve().parent.parent / "utils" / "hccl_tools"
+TOOLS = ROOT / "utils" / "hccl_tools"
 
 
 def script(path: Path, body: str) -> Path:

@@ -15,7 +15,6 @@ import time
 import tracemalloc
 import zipfile
 import zlib
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -42,9 +41,9 @@ from src.train.trainer import Trainer
 from src.weights.checkpoint import load_network, read_checkpoint, save_checkpoint
 from src.yolo import build_network
 from src.yolo_dataset import load_detection_set
+from tests import ROOT
 from tests.tiny import tiny_config, write_tiles
 
-ROOT = Path(__file__).resolve().parent.parent
 SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
 TAGS = [
     "!!python/object/apply:os.system ['touch {mark}']",

@@ -5,23 +5,17 @@ import re
 import shutil
 
 import numpy as np
-import pytest
 
 from src.runtime.device import Runtime
 from src.train.learning_checks import LossWatch, warnings_before
 from src.train.trainer import Trainer
 from src.yolo_dataset import load_detection_set
-from tests.tiny import NAMES, tiny_config, write_tiles
+from tests.tiny import NAMES, tiny_config
 
 ANCHORS = np.array(
     [[12, 16], [19, 36], [40, 28], [36, 75], [76, 55], [72, 146], [142, 110], [192, 243], [459, 401]]
 )
 RATES = np.array([0.0, 0.01], np.float32)
-
-
-@pytest.fixture
-def tiles(tmp_path):
-    return write_tiles(tmp_path / "set")
 
 
 def load(root, split, labels=NAMES):
@@ -39,41 +33,41 @@ def found(root, **changes):
     return warnings_before(**{**values, **changes})
 
 
-def test_nothing_is_said_of_a_good_run(tiles):
-    assert found(tiles) == []
-    assert found(tiles, validation=None) == []
+def test_nothing_is_said_of_a_good_run(own_tiles):
+    assert found(own_tiles) == []
+    assert found(own_tiles, validation=None) == []
 
 
-def test_a_class_without_samples(tiles):
-    (line,) = found(tiles, train=load(tiles, "train", ["ship", "tank", "plane"]))
+def test_a_class_without_samples(own_tiles):
+    (line,) = found(own_tiles, train=load(own_tiles, "train", ["ship", "tank", "plane"]))
     assert "train.json: no objects of 1 of 3 classes (tank)" in line and "labels" in line
 
 
-def test_anchors_that_fit_nothing(tiles):
+def test_anchors_that_fit_nothing(own_tiles):
     # All boxes are 36x26 of 150x120: 23.04 x 20.8 in the input
-    (line,) = found(tiles, anchors=np.full((9, 2), 300))
+    (line,) = found(own_tiles, anchors=np.full((9, 2), 300))
     assert (
         "anchor_scales: only 0.0% of the training boxes, in an input of 96x96" in line
         and "make_anchors" in line
     )
     side = np.sqrt(23.04 * 20.8 / 0.213)  # of a square around it, of which it is 21.3 %
-    assert found(tiles, anchors=np.full((9, 2), side - 0.1)) == []
-    assert len(found(tiles, anchors=np.full((9, 2), side + 0.1))) == 1
+    assert found(own_tiles, anchors=np.full((9, 2), side - 0.1)) == []
+    assert len(found(own_tiles, anchors=np.full((9, 2), side + 0.1))) == 1
 
 
-def test_a_rate_of_zero(tiles):
-    (line,) = found(tiles, rates=np.zeros(10, np.float32))
+def test_a_rate_of_zero(own_tiles):
+    (line,) = found(own_tiles, rates=np.zeros(10, np.float32))
     assert line.startswith("lr: the learning rate is 0 in every step")
 
 
-def test_evaluation_on_training_images(tiles):
-    train = load(tiles, "train")
-    (line,) = found(tiles, validation=train)
+def test_evaluation_on_training_images(own_tiles):
+    train = load(own_tiles, "train")
+    (line,) = found(own_tiles, validation=train)
     assert "same annotations" in line and "ann_val_file" in line
     # another file, and a link to the same images
-    shutil.copy(tiles / "annotations" / "train.json", tiles / "annotations" / "linked.json")
-    (tiles / "linked").symlink_to(tiles / "train")
-    (line,) = found(tiles, validation=load(tiles, "linked"))
+    shutil.copy(own_tiles / "annotations" / "train.json", own_tiles / "annotations" / "linked.json")
+    (own_tiles / "linked").symlink_to(own_tiles / "train")
+    (line,) = found(own_tiles, validation=load(own_tiles, "linked"))
     assert re.search(r"linked\.json: 6 of its 6 images are trained on too \(\S+/1\.png, ", line)
 
 
@@ -91,15 +85,15 @@ def test_noise_falling_loss_and_short_peaks_are_not_explosions():
     assert not any(watch.update(loss) for loss in losses)
 
 
-def test_training_says_them_once_in_its_log(tiles, tmp_path):
-    document = json.loads((tiles / "annotations" / "train.json").read_text())
+def test_training_says_them_once_in_its_log(own_tiles, tmp_path):
+    document = json.loads((own_tiles / "annotations" / "train.json").read_text())
     for annotation in document["annotations"]:
         annotation["category_id"] = 1
-    (tiles / "annotations" / "train.json").write_text(json.dumps(document))
-    words = ["--run_eval=1", f"--ann_val_file={tiles / 'annotations' / 'train.json'}"]
-    shutil.rmtree(tiles / "val")
-    (tiles / "val").symlink_to(tiles / "train")
-    trainer = Trainer(tiny_config(tiles, tmp_path / "out", *words), Runtime())
+    (own_tiles / "annotations" / "train.json").write_text(json.dumps(document))
+    words = ["--run_eval=1", f"--ann_val_file={own_tiles / 'annotations' / 'train.json'}"]
+    shutil.rmtree(own_tiles / "val")
+    (own_tiles / "val").symlink_to(own_tiles / "train")
+    trainer = Trainer(tiny_config(own_tiles, tmp_path / "out", *words), Runtime())
     log = next(trainer.folder.glob("*.log")).read_text()
     assert len(re.findall(r":WARNING:\S+train.json: no objects of 1 of 2 classes \(plane\)", log)) == 1
     assert len(re.findall(r":WARNING:\S+train.json: training and evaluation read the same", log)) == 1

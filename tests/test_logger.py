@@ -8,12 +8,12 @@ import struct
 import subprocess
 import sys
 import termios
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from src.logger import get_logger, setup_logger, step_line
+from tests import ROOT
 
 
 def test_step_line_is_the_published_one():
@@ -62,7 +62,7 @@ def run_on_terminal(rank, stderr=None):
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(rank)],
-        cwd=Path(__file__).resolve().parent.parent,
+        cwd=ROOT,
         stdin=side,
         stdout=side,
         stderr=side if stderr is None else stderr,
@@ -93,7 +93,7 @@ def test_a_terminal_gets_a_bar_with_loss_speed_memory_and_time_left():
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_pipe_and_other_ranks_get_no_bar(rank):
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(rank)], cwd=Path(__file__).resolve().parent.parent,
+        [sys.executable, "-c", SCRIPT, str(rank)], cwd=ROOT,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stderr == "" and "train:" not in done.stdout

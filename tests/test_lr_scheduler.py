@@ -1,7 +1,6 @@
 """Schedules against the published rates."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from src.base.errors import UserError
 from src.config import load_config
 from src.lr_scheduler import learning_rates
 from src.train.train_setup import create_rates
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 CASES = (
     "exponential",
     "cosine_annealing",

@@ -4,7 +4,6 @@ The fixtures are written by benchmarks/peers/record_mindyolo.py, by MindYOLO 0.5
 """
 
 import ast
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -17,9 +16,8 @@ from src.train.train_setup import create_forward, create_loss, create_rates
 from src.weights.checkpoint import load_network
 from src.weights.mindyolo import our_name
 from src.yolo import build_network
+from tests import ROOT
 from tests.golden import golden_values
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True, scope="module")

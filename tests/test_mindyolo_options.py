@@ -9,9 +9,9 @@ import yaml
 
 from src.base.errors import UserError
 from src.config import load_config
+from tests import ROOT
 
 FIXTURES = Path(__file__).parent / "fixtures" / "published"
-ROOT = Path(__file__).parent.parent
 FILES = json.loads((FIXTURES / "mindyolo_yolov4.json").read_text())
 SCRIPTS = json.loads((FIXTURES / "mindyolo_options.json").read_text())
 PROGRAMS = {

@@ -19,9 +19,9 @@ from src.base.errors import UserError
 from src.config import load_config
 from src.remote import modelarts, object_storage, results_upload
 from src.remote.modelarts import modelarts_session
+from tests import ROOT
 from tests.tiny import OPTIONS, options_of, write_tiles
 
-ROOT = Path(__file__).resolve().parent.parent
 KEY, SECRET = "AKIATESTKEYOFNOBODY", "s3cr3t/OfNobody+0123456789"
 NAMES = [*object_storage.ENDPOINTS, *object_storage.TOKENS, *sum(object_storage.KEY_PAIRS, ())]
 

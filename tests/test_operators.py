@@ -9,11 +9,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 NODE = re.compile(r"^  %\w+\([^)]*\) = (?:PrimFunc_)?(\w+)\(")
 TYPE = re.compile(r"Tensor\[(\w+)\]")
 # What holds a graph together and runs nothing.

@@ -2,7 +2,6 @@
 
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,9 +10,9 @@ import pytest
 from src.base.errors import UserError
 from src.config import Config, load_config
 from src.options.declared import read_declared
+from tests import ROOT
 from tests.tiny import OPTIONS, options_of, write_tiles
 
-ROOT = Path(__file__).parent.parent
 PROGRAMS = ("train", "eval", "test", "export", "inference")
 PROPERTIES = {"num_classes", "eval_input_hw", "train_shapes"}
 

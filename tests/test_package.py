@@ -4,20 +4,18 @@ import ast
 import re
 import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 
 import src
 from src.commands import cli
 from src.config import load_config
+from tests import ROOT
 
 try:
     import tomllib
 except ImportError:  # Python 3.10
     import tomli as tomllib
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_src_imports_itself_by_relative_names():

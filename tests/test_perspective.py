@@ -1,7 +1,6 @@
 """The perspective recipe: boxes follow the pixels (found by drawn markers), and what its numbers mean."""
 
 import math
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,9 +12,9 @@ from src.config import load_config
 from src.perspective import PerspectiveAugment, gain_colour, shrink_or_grow, warp, warp_boxes
 from src.train.train_setup import create_augment
 from src.transforms import GREY, TrainAugment, mix
+from tests import ROOT
 from tests.markers import corner_points, find, marked
 
-ROOT = Path(__file__).resolve().parent.parent
 NO_COLOUR = {"hue_gain": 0.0, "saturation_gain": 0.0, "value_gain": 0.0}
 PLAIN = PerspectiveAugment(translate=0.0, scale=0.0, flip=0.0, **NO_COLOUR)
 VIEWS = {

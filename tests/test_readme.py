@@ -28,9 +28,9 @@ import yaml
 
 from src.datasets.sample.scenes import draw_scene
 from src.options.names import ALIASES, foreign
+from tests import ROOT
 from tests.tiny import OPTIONS
 
-ROOT = Path(__file__).parent.parent
 NETWORK = [word for word in OPTIONS if word.startswith(("--backbone_", "--device_target", "--testing_shape"))]
 TRAINING = ["--training_shape=96", "--per_batch_size=2", "--eval_batch_size=2", "--max_epoch=1",
             "--warmup_epochs=0", "--eval_start_epoch=1", "--log_interval=1"]  # fmt: skip

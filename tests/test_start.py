@@ -3,7 +3,6 @@
 import hashlib
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,10 +19,10 @@ from src.train.trainer import Trainer
 from src.weights.checkpoint import save_checkpoint
 from src.weights.convert import convert
 from src.yolo import build_network
+from tests import ROOT
 from tests.file_server import Behaviour, file_server
 from tests.tiny import OPTIONS, tiny_config, write_tiles
 
-ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED_ORDER = [
     "plane",
     "baseball-diamond",
@@ -62,11 +61,6 @@ EARLIER_ORDER = [
     "container-crane",
 ]
 UNLABELLED = [option for option in OPTIONS if not option.startswith("--labels")]
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory):
-    return write_tiles(tmp_path_factory.mktemp("tiles") / "set", train=2, val=1)
 
 
 def values_of(network):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,15 +17,9 @@ from src.runtime.device import Runtime
 from src.runtime.stop_request import AgreedStop, StopRequest
 from src.train.trainer import Trainer
 from src.weights.checkpoint import last_checkpoint, read_checkpoint
+from tests import ROOT
 from tests.test_distributed import free_port
 from tests.tiny import OPTIONS, tiny_config, write_tiles
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory):
-    return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
 
 
 @pytest.fixture(scope="module")

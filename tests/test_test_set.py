@@ -1,7 +1,5 @@
 """The test set where no annotation file describes it: which images, and which ids."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -10,8 +8,8 @@ from src.base.errors import UserError
 from src.config import load_config
 from src.evaluation.coco_classes import COCO_CLASSES, category_ids
 from src.evaluation.unlabelled import load_test_set
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 NUMBERS = (7, 12, 581_929)
 
 

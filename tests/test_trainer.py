@@ -20,19 +20,14 @@ from src.runtime.device import Runtime
 from src.train.trainer import Trainer
 from src.weights.checkpoint import read_checkpoint, save_checkpoint
 from src.yolo import build_network
-from tests.tiny import OPTIONS, options_of, tiny_config, write_tiles
+from tests import ROOT
+from tests.tiny import OPTIONS, options_of, tiny_config
 
-ROOT = Path(__file__).resolve().parent.parent
 STEP_LINE = re.compile(
     r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}:INFO:epoch\[(\d+)\], iter\[(\d+)\], loss:(\d+\.\d{6}), "
     r"per step time: \d+\.\d\d ms, fps: \d+\.\d\d, lr:([\d.e-]+)$",
     re.M,
 )
-
-
-@pytest.fixture(scope="module")
-def tiles(tmp_path_factory):
-    return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
 
 
 def run(config):

@@ -13,7 +13,7 @@ from src.runtime.device import Runtime
 from src.train.trainer import Trainer
 from src.weights.checkpoint import read_checkpoint
 from tests.test_trainer import run
-from tests.tiny import OPTIONS, tiny_config, write_tiles
+from tests.tiny import OPTIONS, tiny_config
 
 CLASS_LAYERS = {
     f"feature_map.backblock{level}.conv6.{part}" for level in (1, 2, 3) for part in ("weight", "bias")
@@ -29,16 +29,11 @@ pretrained_checkpoint: {start}
 
 
 @pytest.fixture(scope="module")
-def tiles(tmp_path_factory):
-    return write_tiles(tmp_path_factory.mktemp("tiles") / "set", train=4, val=2)
-
-
-@pytest.fixture(scope="module")
 def sixteen(tiles, tmp_path_factory) -> Path:
     """A trained checkpoint of DOTA's sixteen classes."""
     words = (f"--labels={','.join(CLASSES_V1_5)}", *LEAKY)
     folder, _ = run(tiny_config(tiles, tmp_path_factory.mktemp("sixteen"), *words))
-    return folder / "ckpt_0" / "0-2_4.ckpt"
+    return folder / "ckpt_0" / "0-2_6.ckpt"
 
 
 def recipe(tmp_path, start, more="") -> str:

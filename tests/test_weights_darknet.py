@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import venv
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -17,7 +16,7 @@ from src.weights.checkpoint import load_backbone, load_network
 from src.weights.convert import convert
 from src.weights.layer_order import convolutions, darknet_layers
 from src.yolo import YoloDecoder, YoloV4, build_network
-from tests import darknet_cases
+from tests import ROOT, darknet_cases
 from tests.darknet_file import HEADER_0_1, HEADER_0_2, random_arrays, read_cfg, write_random_weights
 from tests.golden import fill_golden
 
@@ -247,7 +246,7 @@ def test_converted_files_load(tmp_path):
 
 def test_tool_prints_what_matched_and_one_line_of_error(tmp_path):
     _, _ = darknet_cases.write_case("darknet", tmp_path)
-    tool = Path(__file__).parent.parent / "utils" / "convert_weights.py"
+    tool = ROOT / "utils" / "convert_weights.py"
     words = ["--from", str(tmp_path / "darknet.weights"), *darknet_cases.OPTIONS["darknet"]]
 
     def run(*more):

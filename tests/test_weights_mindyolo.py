@@ -16,9 +16,8 @@ from src.weights import mindyolo
 from src.weights.checkpoint import load_backbone, load_network, read_checkpoint
 from src.weights.convert import convert
 from src.yolo import YoloDecoder, YoloV4, build_network
+from tests import ROOT
 from tests.golden import golden_values
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True, scope="module")

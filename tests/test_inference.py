@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import src
 from src.base.errors import UserError
 from src.config import NETWORK_OPTIONS, load_config
 from src.detect.images import list_images
@@ -19,7 +20,7 @@ from src.export.export import export_model
 from src.initializer import initialize
 from src.weights.checkpoint import load_network, save_checkpoint
 from src.yolo import build_network
-from tests.tiny import OPTIONS
+from tests.tiny import OPTIONS, options_of
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,46 @@ def test_a_folder_in_any_batch_size_and_every_format(model, images, tmp_path):
     assert [row["bbox"][0] + row["bbox"][2] for row in coco] == pytest.approx(
         [item["box"][2] for _, item in flat], abs=2e-3
     )
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".onnx", ".mindir"])
+def test_load_and_detect_give_what_inference_writes(suffix, model, images, tmp_path):
+    """In a program of one's own: the boxes of each file, whole or by tiles, as in detections.json."""
+    rng = np.random.default_rng(1)
+    cv2.imwrite(str(images / "scene.png"), rng.integers(0, 256, (130, 150, 3), np.uint8))
+    file, network = model.with_suffix(suffix), options_of("inference")
+    if suffix == ".mindir":
+        words = [*OPTIONS, f"--ckpt_file={model.with_suffix('.ckpt')}", f"--file_name={file.with_suffix('')}"]
+        export_model(load_config([*words, "--file_format=MINDIR"]))
+    code, folder = infer(file, images, tmp_path / "out", *network)
+    assert code == 0
+    named = dict(word[2:].split("=") for word in network) | {"device_target": "CPU", "infer_threshold": 0.05}
+    opened = src.load(file, **named)
+    assert opened.class_names == ("ship", "plane")
+    entries = read_json(folder)
+    assert len(entries) == 5 and sum(len(entry["detections"]) for entry in entries) > 20
+    for entry in entries:
+        found = opened.detect(entry["file"])
+        written = entry["detections"]
+        assert len(found) == len(written) and found.boxes.shape == (len(written), 4)
+        assert list(found.names) == [item["class"] for item in written]
+        assert [opened.class_names[number] for number in found.classes] == list(found.names)
+        assert found.scores == pytest.approx([item["score"] for item in written], abs=1e-5)
+        assert found.boxes.ravel() == pytest.approx([x for item in written for x in item["box"]], abs=1e-2)
+
+
+def test_load_and_detect_name_a_mistake(model, images, tmp_path):
+    with pytest.raises(UserError, match="no such model file"):
+        src.load(tmp_path / "none.onnx")
+    with pytest.raises(UserError, match="did you mean infer_threshold"):
+        src.load(model, infer_treshold=0.5)
+    with pytest.raises(UserError, match=r"--lr acts in train\.py"):
+        src.load(model, lr=0.1)
+    opened = src.load(model, labels=["ship", "plane"], batch_size=1)
+    (images / "broken.png").write_bytes(b"\x89PNG nothing")
+    for name in ("broken.png", "absent.png"):
+        with pytest.raises(UserError, match=name):
+            opened.detect(images / name)
 
 
 def test_letterbox_without_enlarging_travels_with_checkpoint_and_export(model, tmp_path):

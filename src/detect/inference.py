@@ -20,7 +20,7 @@ from .letterbox import eval_resize
 from .merge import MergeOptions
 from .postprocess import Detections, PostprocessOptions, postprocess_options
 from .results import FORMATS, ImageDetections, write_results
-from .scenes import SceneOptions, detect_scene, draw_preview, write_scene_maps
+from .scenes import SceneDetections, SceneOptions, detect_scene, draw_preview, write_scene_maps
 
 SOME_FAILED = 1  # exit code where images are left out
 
@@ -45,8 +45,7 @@ def run_inference(config: Config) -> int:
     setup_logger(folder)
     logger = get_logger()
     backend, config = open_model(config)
-    side = config.tile_size or max(config.eval_input_hw)
-    small, large, failures = split_by_size(paths, side)
+    small, large, failures = split_by_size(paths, largest_side(config))
     started = time.perf_counter()
     images = Path(config.infer_log or folder / "pictures")
     results, left_out = detect_images(backend, small, config, images)
@@ -71,13 +70,7 @@ def detect_images(
     backend: Backend, paths: list[Path], config: Config, folder: Path
 ) -> tuple[list[ImageDetections], list[Failure]]:
     """Detections of images that fit the network's input, drawn into `folder`; and failures."""
-    loader = ImageLoader(
-        paths,
-        input_hw=config.eval_input_hw,
-        batch_size=config.batch_size,
-        resize=eval_resize(config),
-        workers=data_threads(Runtime(), config.num_parallel_workers),
-    )
+    loader = image_loader(paths, config)
     names = image_names(paths)
     results: list[ImageDetections] = []
     failures: list[Failure] = []
@@ -96,6 +89,17 @@ def detect_images(
     return results, loader.failures + failures
 
 
+def image_loader(paths: list[Path], config: Config) -> ImageLoader:
+    """Batches of images as the options have them."""
+    return ImageLoader(
+        paths,
+        input_hw=config.eval_input_hw,
+        batch_size=config.batch_size,
+        resize=eval_resize(config),
+        workers=data_threads(Runtime(), config.num_parallel_workers),
+    )
+
+
 def detect_scenes(
     backend: Backend, paths: list[Path], config: Config, folder: Path, images: Path
 ) -> tuple[list[ImageDetections], list[Failure]]:
@@ -109,14 +113,7 @@ def detect_scenes(
     failures: list[Failure] = []
     for path, name in zip(paths, names):
         try:
-            scene = detect_scene(
-                backend.predict,
-                path,
-                tuple(config.labels),
-                config.eval_input_hw,
-                options,
-                inference_options(config),
-            )
+            scene = scene_in(backend, path, config, options)
             get_logger().info(scene.describe())
             target = images / name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +124,23 @@ def detect_scenes(
         except UserError as error:
             failures.append(Failure(path, str(error)))
     return results, failures
+
+
+def scene_in(backend: Backend, path: Path, config: Config, options: SceneOptions) -> SceneDetections:
+    """What is in a scene, by the options (UserError where it cannot be read)."""
+    return detect_scene(
+        backend.predict,
+        path,
+        tuple(config.labels),
+        config.eval_input_hw,
+        options,
+        inference_options(config),
+    )
+
+
+def largest_side(config: Config) -> int:
+    """Longest side in pixels of an image that goes through the network whole; larger ones are scenes."""
+    return config.tile_size or max(config.eval_input_hw)
 
 
 def scene_options(config: Config) -> SceneOptions:

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .base.errors import UserError
+
 if TYPE_CHECKING:
     from .detect.model import Model
 
+__all__ = ["UserError", "__version__", "load"]
 __version__ = "0.2.0"  # its one home; pyproject.toml reads it here
 
 

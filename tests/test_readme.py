@@ -259,6 +259,15 @@ def write_wrapper(path: Path) -> None:
     path.chmod(0o755)
 
 
+def write_command(path: Path) -> None:
+    """A `yolov4` that adds the same to `predict`."""
+    words = " ".join(ADDED["inference.py"])
+    start = "import sys; from yolov4.commands.cli import main; sys.exit(main())"
+    added = f'[ "${{1:-}}" != predict ] || set -- "$@" {words}'
+    path.write_text(f"#!/usr/bin/env bash\n{added}\nexec {sys.executable} -c '{start}' \"$@\"\n")
+    path.chmod(0o755)
+
+
 def write_voc(folder: Path, boxes: dict[str, tuple], images: int = 5) -> None:
     """A folder in VOC's format: the same boxes (x1, y1, x2, y2, from 1) in each of some noisy images."""
     rng = np.random.default_rng(0)
@@ -357,6 +366,8 @@ def scratch(tmp_path_factory) -> Path:
     binaries = folder / ".venv" / "bin"
     binaries.mkdir(parents=True)
     write_wrapper(binaries / "python")
+    write_command(binaries / "yolov4")
+    (folder / "yolov4").symlink_to(ROOT / "src")  # as it is installed
     (binaries / "msrun").symlink_to(Path(sys.executable).parent / "msrun")
     stamp = "".join(path.read_text() for path in sorted(ROOT.glob("requirements*.txt")))
     (folder / ".venv" / ".installed-requirements.txt").write_text(stamp)  # what is installed is this Python's

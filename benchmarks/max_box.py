@@ -22,7 +22,7 @@ import mindspore as ms  # noqa: E402
 import numpy as np  # noqa: E402
 from mindspore import Tensor  # noqa: E402
 
-from src.layers.anchors import STRIDES  # noqa: E402
+from src.base.heads import STRIDES  # noqa: E402
 from src.loss import YoloLoss  # noqa: E402
 from src.train.optimizer import create_momentum  # noqa: E402
 from src.train.train_step import ForwardLoss, TrainStep, Update  # noqa: E402

@@ -14,15 +14,17 @@ from typing import Any
 import yaml
 
 from .base.errors import UserError, reports_mistakes
+from .base.heads import ANCHORS_A_CELL, STRIDES_OF, Heads
 from .options import names
 from .options.command_line import parse_command_line
-from .options.declared import read_declared
+from .options.declared import Declared, read_declared
 from .options.options_file import read_options, without_counterpart
 from .options.values import check_allowed, convert, known_key
 
 # What our checkpoints carry, so that nobody has to repeat it.
 NETWORK_OPTIONS = (
     "labels",
+    "network",
     "anchor_scales",
     "scale_x_y",
     "image_mean",
@@ -45,6 +47,7 @@ NETWORK_OPTIONS = (
     "padding_grey",
 )
 
+OF_YOLOV4 = ("backbone_layers", "lateral_kernel")  # without effect in the other networks
 ADDRESSES = ("data_url", "train_url", "checkpoint_url")  # where ModelArts' folders are
 
 
@@ -92,6 +95,11 @@ class Config(Mapping):
     def num_classes(self) -> int:
         """Number of classes that the network tells apart."""
         return len(self.labels)
+
+    @property
+    def heads(self) -> Heads:
+        """Strides, anchors and grid sensitivity of the network."""
+        return Heads.of(self.network, self.anchor_scales, self.scale_x_y)
 
     @property
     def eval_input_hw(self) -> tuple[int, int]:
@@ -144,6 +152,7 @@ def load_config(
         origins[key] = "command line"
     for key, rule in declared.allowed.items():
         check_allowed(key, values[key], rule, origins[key])
+    values |= _of_network(declared, values["network"], origins)
     config = _check_combinations(Config(values, origins))
     remarks += _remarks(config, defaults)
     meant = {name: tuple(names.expand({name: raw}, "--", entry_point)[0]) for name, raw in given.items()}
@@ -188,32 +197,49 @@ def overlay(config: Config, values: Mapping[str, Any], origin: str) -> Config:
         if key in declared.allowed:
             check_allowed(key, values[key], declared.allowed[key], origin)
     origins = {**config.origins, **dict.fromkeys(values, origin)}
+    if values.get("network", config.network) != config.network:
+        values = {**_of_network(declared, values["network"], origins), **values}
     return _check_combinations(Config({**config, **values}, origins))
+
+
+def _of_network(declared: Declared, network: str, origins: Mapping[str, str]) -> dict[str, Any]:
+    """The defaults that a network has of its own, of the options that nobody has set."""
+    return {key: value for key, value in declared.defaults_of(network).items() if origins[key] == "default"}
 
 
 def _check_combinations(config: Config) -> Config:
     """Checks that need more than one option; returns the config with implied values filled in."""
+    stride, levels = STRIDES_OF[config.network][0], len(STRIDES_OF[config.network])
     for key in ("multi_scale", "test_img_shape"):
         shapes = config[key] if key == "multi_scale" else [config[key]]
         for shape in shapes:
-            if len(shape) != 2 or any(side < 32 or side % 32 for side in shape):
-                raise UserError(f"{key}: {shape} must be [height, width], both multiples of 32")
+            if len(shape) != 2 or any(side < stride or side % stride for side in shape):
+                raise UserError(f"{key}: {shape} must be [height, width], both multiples of {stride}")
     for key in ("training_shape", "testing_shape"):
-        if config[key] != "" and (config[key] < 32 or config[key] % 32):
-            raise UserError(f"{key}: {config[key]} is not a multiple of 32 (for example 416 or 608)")
+        if config[key] != "" and (config[key] < stride or config[key] % stride):
+            raise UserError(f"{key}: {config[key]} is not a multiple of {stride} (for example 416 or 608)")
     for key, length in (
         ("backbone_input_shape", 5),
         ("backbone_shape", 5),
         ("backbone_layers", 5),
-        ("anchor_scales", 9),
-        ("scale_x_y", 3),
+        ("anchor_scales", ANCHORS_A_CELL * levels),
+        ("scale_x_y", levels),
         ("image_mean", 3),
         ("image_std", 3),
         ("bbox_class_loss_coff", 3),
-        ("detect_head_loss_coff", 3),
+        ("detect_head_loss_coff", levels),
     ):
         if len(config[key]) != length:
-            raise UserError(f"{key}: needs {length} entries, found {len(config[key])}")
+            of = f" for network {config.network}" if config.network != "yolov4" else ""
+            raise UserError(f"{key}: needs {length} entries{of}, found {len(config[key])}")
+    if config.network != "yolov4":
+        published = read_declared().values
+        for key in OF_YOLOV4:
+            if config[key] != published[key]:
+                raise UserError(
+                    f"{key}: {config[key]} ({config.origins[key]}) has no effect in network {config.network}; "
+                    "leave it out"
+                )
     if min(config.image_std) <= 0:
         raise UserError(f"image_std: {config.image_std} must be positive numbers")
     duplicates = {name for name in config.labels if config.labels.count(name) > 1}

@@ -1,7 +1,7 @@
 """Loss of YOLOv4: boxes, objectness and classes, with targets assigned in the graph from a box tensor.
 
-The maps of the three strides are put side by side on one axis of cells, as `src.targets` does, so that one
-run over large tensors does the work of three. What takes no gradient (targets, ignore mask) is built from
+The maps of all strides are put side by side on one axis of cells, as `src.targets` does, so that one
+run over large tensors does the work of one for each. What takes no gradient (targets, ignore mask) is built from
 detached values.
 """
 
@@ -13,11 +13,11 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from .base.errors import UserError
-from .layers.anchors import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
+from .base.heads import ANCHORS_A_CELL, YOLOV4, Heads, grid_shapes
 from .layers.box_overlap import KINDS, box_overlap
 from .layers.decoding import centre_share
 from .pair_loss import PairLoss, box_weight
-from .targets import TargetAssigner, grid_shapes
+from .targets import TargetAssigner
 
 # exp() of more than this is no box, and an infinite one would turn the loss of a whole batch into NaN.
 LARGEST_LOG_SIZE = 20.0
@@ -27,10 +27,10 @@ MASK_PIECE = 1 << 22
 
 
 @constexpr
-def _cell_tables(input_hw, anchors, scale_x_y):
+def _cell_tables(input_hw, strides, anchors, scale_x_y):
     """Constants of every cell: corner x, y (1, 1, T), grid width, height, factor s, anchor w, h (1, 3, T)."""
     columns = []
-    for level, (height, width) in enumerate(grid_shapes(input_hw)):
+    for level, (height, width) in enumerate(grid_shapes(input_hw, strides)):
         y, x = (grid.ravel() for grid in np.mgrid[:height, :width])
         same = np.ones(height * width)
         shares = np.array(anchors[level]) / np.array(input_hw[::-1])
@@ -42,10 +42,10 @@ def _cell_tables(input_hw, anchors, scale_x_y):
 
 
 @constexpr
-def _first_cells(input_hw, shape):
+def _first_cells(input_hw, strides, shape):
     """1 at the first cell of each stride of the first image's first anchor, else 0, of a shape (N, 3, T)."""
     mask = np.zeros(shape, np.float32)
-    sizes = [rows * columns for rows, columns in grid_shapes(input_hw)]
+    sizes = [rows * columns for rows, columns in grid_shapes(input_hw, strides)]
     mask[0, 0, [0, *np.cumsum(sizes)[:-1]]] = 1
     return Tensor(mask)
 
@@ -119,12 +119,11 @@ class YoloLoss(nn.Cell):
 
     Args:
         num_classes: number of classes C.
-        anchors: (9, 2) width and height in input pixels; three each for strides 8, 16, 32.
-        scale_x_y: grid sensitivity of strides 8, 16, 32.
+        heads: strides, anchors and grid sensitivity of the S heads.
         ignore_threshold: IoU from which a prediction without an object is no negative.
         label_smooth, label_smooth_factor: as of `TargetAssigner`.
         gains: of box, objectness, class.
-        head_gains: of strides 32, 16, 8.
+        head_gains: of the heads, the coarsest stride first.
         box_kind: giou as published, diou or ciou (`src.layers.box_overlap`).
         mask_piece: as `piece` of `OverlapsAny`.
         assignment: cell, or pair: box and class loss of `PairLoss`.
@@ -134,11 +133,11 @@ class YoloLoss(nn.Cell):
             where MindYOLO's rows of padding put one. Only its objectness counts.
 
     Inputs:
-        raw32, raw16, raw8: outputs of `YoloV4`, (N, 3 * (5 + C), H, W) each.
+        the raw maps of the network, (N, 3 * (5 + C), H, W) each, the coarsest stride first.
         boxes float32 (N, max_box, 5): x1, y1, x2, y2 in input pixels and class; rows of zeros are padding.
 
     Outputs:
-        The loss, a scalar, and its parts (3, 3): strides 32, 16, 8 by box, objectness, class.
+        The loss, a scalar, and its parts (S, 3): heads by box, objectness, class.
 
     Raises:
         UserError: an argument out of range.
@@ -148,13 +147,12 @@ class YoloLoss(nn.Cell):
         self,
         num_classes: int,
         *,
-        anchors=ANCHORS,
-        scale_x_y: Sequence[float] = SCALE_X_Y,
+        heads: Heads = YOLOV4,
         ignore_threshold: float = 0.7,
         label_smooth: bool = False,
         label_smooth_factor: float = 0.1,
         gains: Sequence[float] = (10, 1, 1),
-        head_gains: Sequence[float] = (1, 1, 1),
+        head_gains: Sequence[float] | None = None,
         box_kind: str = "giou",
         mask_piece: int = MASK_PIECE,
         assignment: str = "cell",
@@ -169,25 +167,32 @@ class YoloLoss(nn.Cell):
             raise UserError(f"box_loss: {box_kind!r} is not one of {', '.join(KINDS)}")
         self.box_kind = box_kind
         self.num_classes = num_classes
-        self.anchors, self.scale_x_y = head_settings(anchors, scale_x_y)
+        if head_gains is None:
+            head_gains = (1,) * len(heads.strides)
+        if len(head_gains) != len(heads.strides):
+            raise UserError(
+                f"detect_head_loss_coff: {len(heads.strides)} gains are needed, one for each head"
+            )
+        self.strides, self.anchors, self.scale_x_y = heads.strides, heads.anchors, heads.scale_x_y
         self.overlaps_any = OverlapsAny(ignore_threshold, mask_piece)
-        self.assigner = TargetAssigner(num_classes, anchors, label_smooth, label_smooth_factor)
+        self.assigner = TargetAssigner(num_classes, heads, label_smooth, label_smooth_factor)
         self.by_pair, self.weight_kind = assignment == "pair", box_weight
         self.over_image, self.padding_is_object = ignore_scope == "image", padding_is_object
         smooth = (self.assigner.on, self.assigner.off) if label_smooth else (1.0, 0.0)
-        self.pair_loss = PairLoss(num_classes, box_kind, box_weight, *smooth)
+        self.pair_loss = PairLoss(num_classes, box_kind, box_weight, *smooth, levels=len(heads.strides))
         self.gains = Tensor(np.outer(head_gains, gains).astype(np.float32))
 
-    def construct(self, raw32, raw16, raw8, boxes):
-        n, channels, height, width = raw32.shape
-        input_hw = (height * STRIDES[0], width * STRIDES[0])
+    def construct(self, *maps_and_boxes):
+        maps, boxes = maps_and_boxes[:-1], maps_and_boxes[-1]
+        n, channels, height, width = maps[0].shape
+        input_hw = (height * self.strides[0], width * self.strides[0])
         shape = (n, ANCHORS_A_CELL, channels // ANCHORS_A_CELL, -1)
-        raw = ops.concat((raw32.reshape(shape), raw16.reshape(shape), raw8.reshape(shape)), -1)
+        raw = ops.concat([raw.reshape(shape) for raw in maps], -1)
         raw = ops.cast(raw, ms.float32)
         t_x, t_y, t_w, t_h, t_object, t_class = ops.split(raw, [1, 1, 1, 1, 1, self.num_classes], 2)
 
         cell_x, cell_y, grid_w, grid_h, s, anchor_w, anchor_h = _cell_tables(
-            input_hw, self.anchors, self.scale_x_y
+            input_hw, self.strides, self.anchors, self.scale_x_y
         )
         x = centre_share(ops.sigmoid(t_x.squeeze(2)), s, cell_x, grid_w)
         y = centre_share(ops.sigmoid(t_y.squeeze(2)), s, cell_y, grid_h)
@@ -214,13 +219,13 @@ class YoloLoss(nn.Cell):
         return parts.sum(), parts
 
     def _by_stride(self, values, input_hw):
-        """Sums (3,) of (N, 3, T) over the cells of strides 32, 16, 8."""
-        cells = tuple([rows * columns for rows, columns in grid_shapes(input_hw)])
+        """Sums (S,) of (N, 3, T) over the cells of each head."""
+        cells = tuple([rows * columns for rows, columns in grid_shapes(input_hw, self.strides)])
         return ops.stack([part.sum() for part in ops.split(values.sum((0, 1)), cells, 0)])
 
     def _with_padding(self, assigned, input_hw):
         """`assigned` (N, 3, T) with the first image's first cell and anchor of each stride."""
-        return ops.maximum(assigned, _first_cells(input_hw, assigned.shape))
+        return ops.maximum(assigned, _first_cells(input_hw, self.strides, assigned.shape))
 
     def _counted(self, x, y, w, h, boxes, in_stride, input_hw):
         """1 where the prediction overlaps no object of its scope enough to be ignored, (N, 3, T)."""
@@ -239,7 +244,7 @@ class YoloLoss(nn.Cell):
             planes = [plane.reshape(n, -1) for plane in (x, y, w, h)]
             return 1 - self.overlaps_any(*planes, truth).reshape(n, ANCHORS_A_CELL, -1)
         masks, start = [], 0
-        for level, (rows, columns) in enumerate(grid_shapes(input_hw)):
+        for level, (rows, columns) in enumerate(grid_shapes(input_hw, self.strides)):
             stop = start + rows * columns
             planes = [plane[:, :, start:stop].reshape(n, -1) for plane in (x, y, w, h)]
             objects = truth * in_stride[:, :, level]

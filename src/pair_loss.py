@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from .layers.anchors import ANCHORS_A_CELL, STRIDES
+from .base.heads import ANCHORS_A_CELL
 from .layers.box_overlap import box_overlap
 
 EPSILON = 1e-7  # of MindYOLO's overlap
@@ -34,6 +34,7 @@ class PairLoss(nn.Cell):
         box_kind: overlap, as of `src.layers.box_overlap`.
         weight_kind: as of `box_weight`.
         on, off: class targets of the object's class and of the others.
+        levels: number S of the heads.
 
     Inputs:
         x, y, w, h: predictions (N, 3, T), centre and size as shares of the input.
@@ -42,11 +43,20 @@ class PairLoss(nn.Cell):
         input_hw: (height, width) of the input.
 
     Outputs:
-        Box loss and class loss of strides 32, 16, 8, (3,) each.
+        Box loss and class loss of the heads, the coarsest stride first, (S,) each.
     """
 
-    def __init__(self, num_classes: int, box_kind: str, weight_kind: str, on: float = 1.0, off: float = 0.0):
+    def __init__(
+        self,
+        num_classes: int,
+        box_kind: str,
+        weight_kind: str,
+        on: float = 1.0,
+        off: float = 0.0,
+        levels: int = 3,
+    ):
         super().__init__()
+        self.levels = levels
         self.num_classes, self.box_kind, self.weight_kind = num_classes, box_kind, weight_kind
         self.on, self.off = on, off
         self.numbers = Tensor(np.arange(num_classes, dtype=np.int32))
@@ -71,9 +81,9 @@ class PairLoss(nn.Cell):
         return self._by_stride(box_loss), self._by_stride(class_loss)
 
     def _by_stride(self, values):
-        """Sums (3,) for strides 32, 16, 8 of (N, max_box, 9), which begins with stride 8.
+        """Sums (S,), the coarsest stride first, of (N, max_box, 3 S), which begins with the finest.
 
         Not by a slice [::-1]: MindSpore gives that no gradient on the CPU.
         """
-        small, medium, large = ops.unstack(values.reshape(-1, len(STRIDES), ANCHORS_A_CELL).sum((0, 2)), 0)
-        return ops.stack((large, medium, small))
+        sums = ops.unstack(values.reshape(-1, self.levels, ANCHORS_A_CELL).sum((0, 2)), 0)
+        return ops.stack([sums[self.levels - 1 - level] for level in range(self.levels)])

@@ -15,26 +15,22 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from .base.errors import UserError
-from .layers.anchors import ANCHORS, ANCHORS_A_CELL, SECOND_PASS_OVERLAP, STRIDES, head_settings
-
-
-def grid_shapes(input_hw):
-    """(height, width) of the grids of strides 32, 16, 8 for an input (height, width)."""
-    return tuple((input_hw[0] // stride, input_hw[1] // stride) for stride in STRIDES)
+from .base.heads import ANCHORS_A_CELL, YOLOV4, Heads, grid_shapes
+from .layers.anchors import SECOND_PASS_OVERLAP
 
 
 @constexpr
-def _anchor_tables(batch, max_box, input_hw, anchors):
-    """What the assignment needs of each anchor, in published order (stride 8 first), as (1, 1, 9) tensors.
+def _anchor_tables(batch, max_box, input_hw, strides, anchors):
+    """What the assignment needs of each of A anchors, in published order (finest stride first), as (1, 1, A) tensors.
 
     Returns anchor width, height, grid width, grid height as float32; as int32 the grid width, the number of
-    the first cell of the anchor's stride and the numbers 0..8, the row of cells of each image and anchor
-    (batch, 1, 9), the number of each image's first box (batch, 1, 1), and of each box from 1 (1, max_box, 1).
+    the first cell of the anchor's stride and the numbers 0..A-1, the row of cells of each image and anchor
+    (batch, 1, A), the number of each image's first box (batch, 1, 1), and of each box from 1 (1, max_box, 1).
     """
-    grids = grid_shapes(input_hw)
+    grids = grid_shapes(input_hw, strides)
     sizes = [height * width for height, width in grids]
     rows = []
-    for level in reversed(range(len(STRIDES))):
+    for level in reversed(range(len(strides))):
         height, width = grids[level]
         for slot, (anchor_w, anchor_h) in enumerate(anchors[level]):
             rows.append((anchor_w, anchor_h, width, height, sum(sizes[:level]), slot))
@@ -79,12 +75,12 @@ def largest(values, places, size):
 class TargetAssigner(nn.Cell):
     """Dense targets of a batch.
 
-    The cells of all strides lie on one axis of length T: the grid of stride 32 row by row, then those of
-    stride 16 and 8.
+    The cells of all S heads lie on one axis of length T: the grid of stride 32 row by row, then those of
+    the finer strides.
 
     Args:
         num_classes: number of classes C.
-        anchors: (9, 2) width and height in input pixels; three each for strides 8, 16, 32.
+        heads: strides and anchors.
         label_smooth: the class targets are 1 - factor and factor / (C - 1), of the winner alone. Otherwise 1
             and 0, and a cell that several boxes were assigned to keeps the classes of all.
         label_smooth_factor: the factor.
@@ -97,20 +93,24 @@ class TargetAssigner(nn.Cell):
         assigned (N, 3, T): 1 where an object is assigned, else 0.
         truth (4, N, 3, T): the object's centre x, y, width, height as shares of the input; 0 elsewhere.
         classes (N, 3, C, T): class targets; of no meaning where nothing is assigned.
-        in_stride (N, max_box, 3): 1 where the box won a cell of stride 32, 16, 8, else 0.
+        in_stride (N, max_box, S): 1 where the box won a cell of the head, else 0.
 
     Raises:
-        UserError: anchors or factor out of range.
+        UserError: factor out of range.
     """
 
     def __init__(
-        self, num_classes: int, anchors=ANCHORS, label_smooth: bool = False, label_smooth_factor: float = 0.1
+        self,
+        num_classes: int,
+        heads: Heads = YOLOV4,
+        label_smooth: bool = False,
+        label_smooth_factor: float = 0.1,
     ):
         super().__init__()
         if not 0 <= label_smooth_factor < 1:
             raise UserError(f"label_smooth_factor: {label_smooth_factor} is outside [0, 1)")
         self.num_classes = num_classes
-        self.anchors, _ = head_settings(anchors)
+        self.strides, self.anchors = heads.strides, heads.anchors
         self.label_smooth = label_smooth
         self.on = 1.0 - label_smooth_factor
         self.off = label_smooth_factor / max(num_classes - 1, 1)
@@ -118,13 +118,13 @@ class TargetAssigner(nn.Cell):
 
     def construct(self, boxes, input_hw):
         batch, max_box, _ = boxes.shape
-        cells = sum([height * width for height, width in grid_shapes(input_hw)])
+        cells = sum([height * width for height, width in grid_shapes(input_hw, self.strides)])
         lanes, place, priority, shares, first_box = self.candidates(boxes, input_hw)
         cell = lanes * cells + place
         winners = largest(priority, cell, batch * ANCHORS_A_CELL * cells)
         won = ops.logical_and(ops.gather(winners, cell, 0) == priority, priority > 0)
         in_stride = ops.amax(
-            ops.cast(won, ms.float32).reshape(batch, max_box, len(STRIDES), ANCHORS_A_CELL), -1
+            ops.cast(won, ms.float32).reshape(batch, max_box, len(self.strides), ANCHORS_A_CELL), -1
         )
 
         # Rows of classes of one anchor are apart by `cells`, as rows of cells are.
@@ -138,16 +138,16 @@ class TargetAssigner(nn.Cell):
         return assigned, truth, classes, in_stride[:, :, ::-1]
 
     def candidates(self, boxes, input_hw):
-        """Where each box may be assigned to, at each of the nine anchors of strides 8, 16, 32.
+        """Where each box may be assigned to, at each of the A anchors, those of the finest stride first.
 
         Returns:
-            int32 (N, max_box, 9) that broadcast: the lane (image and anchor of a cell, N times 3), the cell in it
+            int32 (N, max_box, A) that broadcast: the lane (image and anchor of a cell, N times 3), the cell in it
             (of T), and the priority, 0 where the box is not for this anchor; the boxes' centre x, y, width, height as
             shares of the input (4, N, max_box, 1); the number of each image's first box (N, 1, 1).
         """
         batch, max_box, _ = boxes.shape
         anchor_w, anchor_h, grid_w, grid_h, columns, first_cell, numbers, lanes, first_box, order = (
-            _anchor_tables(batch, max_box, input_hw, self.anchors)
+            _anchor_tables(batch, max_box, input_hw, self.strides, self.anchors)
         )
         x1, y1, x2, y2, _ = ops.split(boxes, 1, 2)
         width, height = x2 - x1, y2 - y1
@@ -166,7 +166,7 @@ class TargetAssigner(nn.Cell):
         return lanes, place, priority, shares, first_box
 
     def _classes(self, assigned, index, batch, cells):
-        """Class targets (N, 3, C, T): `assigned` (N, max_box, 9) says which of the places `index` count."""
+        """Class targets (N, 3, C, T): `assigned` (N, max_box, A) says which of the places `index` count."""
         size = batch * ANCHORS_A_CELL * self.num_classes * cells
         flat = largest(ops.cast(assigned, ms.float32), index, size)
         classes = flat.reshape(batch, ANCHORS_A_CELL, self.num_classes, cells)
@@ -180,7 +180,7 @@ def assign_targets(
     input_hw: Sequence[int],
     num_classes: int,
     *,
-    anchors=ANCHORS,
+    heads: Heads = YOLOV4,
     label_smooth: bool = False,
     label_smooth_factor: float = 0.1,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -190,33 +190,35 @@ def assign_targets(
         boxes: (n, 5) x1, y1, x2, y2 in input pixels and class.
         input_hw: (height, width) of the network's input.
         num_classes: number of classes C.
-        anchors, label_smooth, label_smooth_factor: as of `TargetAssigner`.
+        heads, label_smooth, label_smooth_factor: as of `TargetAssigner`.
 
     Returns:
-        For strides 32, 16, 8 the dense targets (H, W, 3, 5 + C), zero where nothing is assigned: x, y, w, h
-        as shares of the input, 1, classes; and the boxes (k, 4) x, y, w, h that won a cell of the stride.
+        For each head the dense targets (H, W, 3, 5 + C), zero where nothing is assigned: x, y, w, h
+        as shares of the input, 1, classes; and the boxes (k, 4) x, y, w, h that won a cell of it.
     """
     boxes = np.asarray(boxes, np.float32).reshape(1, -1, 5)
     input_hw = tuple(int(side) for side in input_hw)
-    assigner = TargetAssigner(num_classes, anchors, label_smooth, label_smooth_factor)
+    assigner = TargetAssigner(num_classes, heads, label_smooth, label_smooth_factor)
     assigned, truth, classes, in_stride = (out.asnumpy() for out in assigner(Tensor(boxes), input_hw))
     corners = boxes[0, :, :4].reshape(-1, 2, 2)
     size = np.array(input_hw[::-1], np.float32)
     shares = np.concatenate([corners.sum(1) * np.float32(0.5), corners[:, 1] - corners[:, 0]], 1)
     shares /= np.tile(size, 2)
-    used = [shares[in_stride[0, :, level] > 0] for level in range(len(STRIDES))]
-    return dense_targets(assigned[0], truth[:, 0], classes[0], input_hw), used
+    used = [shares[in_stride[0, :, level] > 0] for level in range(len(heads.strides))]
+    return dense_targets(assigned[0], truth[:, 0], classes[0], input_hw, heads), used
 
 
-def dense_targets(assigned, truth, classes, input_hw: Sequence[int]) -> list[np.ndarray]:
+def dense_targets(
+    assigned, truth, classes, input_hw: Sequence[int], heads: Heads = YOLOV4
+) -> list[np.ndarray]:
     """One image's outputs of `TargetAssigner`, (3, T), (4, 3, T) and (3, C, T), in the published layout.
 
     Returns:
-        For strides 32, 16, 8 (H, W, 3, 5 + C): x, y, w, h, 1, classes where an object is assigned, else 0.
+        For each head (H, W, 3, 5 + C): x, y, w, h, 1, classes where an object is assigned, else 0.
     """
     fields = np.concatenate([truth, assigned[None], classes.transpose(1, 0, 2) * assigned])
     targets, start = [], 0
-    for height, width in grid_shapes(input_hw):
+    for height, width in heads.grid_shapes(input_hw):
         stop = start + height * width
         of_stride = fields[:, :, start:stop].reshape(-1, ANCHORS_A_CELL, height, width)
         targets.append(np.ascontiguousarray(of_stride.transpose(2, 3, 1, 0)))

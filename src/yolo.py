@@ -1,4 +1,4 @@
-"""YOLOv4: backbone, neck (SPP and PANet) and heads, and the decoding of its raw maps into boxes.
+"""YOLOv4 and YOLOv4-tiny: backbone, neck (of YOLOv4 SPP and PANet) and heads, and the decoding of raw maps into boxes.
 
 Widths of the neck follow the backbone's. Parameter names are those of the published checkpoints
 (`feature_map.backbone...`, `feature_map.conv1`, `feature_map.backblock0.conv0`, ...), except for the
@@ -12,10 +12,12 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from .base.errors import UserError
+from .base.heads import ANCHORS_A_CELL, STRIDES_OF, YOLOV4, Heads
 from .config import Config
-from .cspdarknet53 import BACKBONE_LAYERS, BACKBONE_SHAPE, CspDarknet53, conv_block
-from .layers.anchors import ANCHORS, ANCHORS_A_CELL, SCALE_X_Y, STRIDES, head_settings
+from .cspdarknet53 import BACKBONE_LAYERS, BACKBONE_SHAPE, CspDarknet53
+from .cspdarknet53_tiny import TINY_BACKBONE_SHAPE, CspDarknet53Tiny
 from .layers.batch_norm import configure_batch_norm
+from .layers.convolution import conv_block, upsample
 from .layers.decoding import cell_constants, centre_share
 from .layers.drop_block import DropBlock
 from .layers.normalisation import normalised, pixel_constants
@@ -67,11 +69,6 @@ class SpatialPyramidPooling(nn.Cell):
         five = self.pool(x)
         nine = self.pool(five)
         return self.join((self.pool(nine), nine, five, x))
-
-
-def upsample(x):
-    """Double the sides of (N, C, H, W) by repeating pixels."""
-    return ops.ResizeNearestNeighbor((2 * x.shape[2], 2 * x.shape[3]))(x)
 
 
 class FeatureMap(nn.Cell):
@@ -195,6 +192,117 @@ class YoloV4(nn.Cell):
         return self.feature_map(x)
 
 
+class TinyHead(nn.Cell):
+    """A 3x3 convolution to `channels` and the 1x1 convolution to a raw map.
+
+    The names are those of the head on top of a `YoloBlock`, so that what knows the class layers by name knows these.
+    """
+
+    def __init__(self, in_channels: int, channels: int, head_channels: int, activation: str):
+        super().__init__()
+        self.conv5 = conv_block(in_channels, channels, 3, activation=activation)
+        self.conv6 = nn.Conv2d(channels, head_channels, 1, has_bias=True)
+
+    def construct(self, x):
+        x = self.conv5(x)
+        return x, self.conv6(x)
+
+
+class TinyFeatureMap(nn.Cell):
+    """Backbone, the upsampled way down and two or three heads; arguments and results as of `YoloV4Tiny`."""
+
+    def __init__(
+        self,
+        backbone: nn.Cell,
+        backbone_shape: Sequence[int],
+        levels: int,
+        head_channels: int,
+        activation: str,
+        drop_block: float,
+        drop_block_size: int,
+    ):
+        super().__init__()
+        self.drops, self.levels = drop_block > 0, levels
+        self.drop_block = DropBlock(drop_block, drop_block_size)
+        c3, c4, c5 = backbone_shape[2:]
+        self.backbone = backbone
+        self.conv1 = conv_block(c5, c5 // 2, 1, activation=activation)
+        self.backblock3 = TinyHead(c5 // 2, c5, head_channels, activation)
+        self.conv2 = conv_block(c5 // 2, c5 // 4, 1, activation=activation)
+        self.backblock2 = TinyHead(c5 // 4 + c4 // 2, c4 // 2, head_channels, activation)
+        if levels == 3:
+            self.conv3 = conv_block(c4 // 2, c3 // 4, 1, activation=activation)
+            self.backblock1 = TinyHead(c3 // 4 + c3 // 2, c3 // 2, head_channels, activation)
+        self.join = ops.Concat(axis=1)
+
+    def construct(self, x):
+        stride8, stride16, stride32 = self.backbone(x)
+        if self.drops:
+            stride8, stride16 = self.drop_block(stride8), self.drop_block(stride16)
+            stride32 = self.drop_block(stride32)
+        top = self.conv1(stride32)
+        _, raw32 = self.backblock3(top)
+        middle, raw16 = self.backblock2(self.join((upsample(self.conv2(top)), stride16)))
+        if self.levels == 2:
+            return raw32, raw16
+        _, raw8 = self.backblock1(self.join((upsample(self.conv3(middle)), stride8)))
+        return raw32, raw16, raw8
+
+
+class YoloV4Tiny(nn.Cell):
+    """YOLOv4-tiny, from images to raw maps.
+
+    Args:
+        num_classes: number of classes C.
+        levels: heads, 2 (strides 32 and 16) or 3 (and 8), as Darknet's yolov4-tiny.cfg and yolov4-tiny-3l.cfg.
+        backbone_input_shape, backbone_shape, downsample_padding: as of `CspDarknet53Tiny`.
+        backbone_activation, neck_activation: mish, mish_composed, leaky or silu (`activation_cell`).
+        drop_block, drop_block_size: of the backbone's maps in training (`DropBlock`).
+
+    Inputs:
+        x float32 (N, 3, H, W), normalised RGB, H and W multiples of 32.
+
+    Outputs:
+        Raw maps as of `YoloV4`, of strides 32 and 16, and with three levels of stride 8.
+
+    Raises:
+        UserError: an option that makes no network.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        levels: int = 2,
+        backbone_shape: Sequence[int] = TINY_BACKBONE_SHAPE,
+        backbone_input_shape: Sequence[int] | None = None,
+        backbone_activation: str = "leaky",
+        neck_activation: str = "leaky",
+        downsample_padding: str = "symmetric",
+        drop_block: float = 0.0,
+        drop_block_size: int = 7,
+    ):
+        super().__init__()
+        if num_classes < 1:
+            raise UserError("labels: at least one class is needed")
+        if backbone_input_shape is None:
+            backbone_input_shape = (3, *backbone_shape[:-1])
+        self.num_classes = num_classes
+        self.downsample_padding = downsample_padding
+        self.feature_map = TinyFeatureMap(
+            CspDarknet53Tiny(backbone_input_shape, backbone_shape, backbone_activation, downsample_padding),
+            backbone_shape,
+            levels,
+            ANCHORS_A_CELL * (5 + num_classes),
+            neck_activation,
+            drop_block,
+            drop_block_size,
+        )
+
+    def construct(self, x):
+        return self.feature_map(x)
+
+
 @constexpr
 def _grid_constants(height, width, stride, anchors):
     """`cell_constants` as tensors that broadcast to (N, A, 2, H, W)."""
@@ -210,30 +318,32 @@ class YoloDecoder(nn.Cell):
     """Turns raw maps into boxes, by the formulas of `src.layers.decoding`.
 
     Args:
-        anchors: (9, 2) width and height in input pixels; three each for strides 8, 16, 32.
-        scale_x_y: the factors s of strides 8, 16, 32.
+        heads: strides, anchors and the factors s.
 
     Inputs:
-        raw32, raw16, raw8, the outputs of `YoloV4`.
+        the raw maps of the network, the coarsest stride first.
 
     Outputs:
-        For strides 32, 16 and 8 (N, H, W, 3, 5 + C): centre x, y, width, height as shares of the input,
+        For each map (N, H, W, 3, 5 + C): centre x, y, width, height as shares of the input,
         objectness and class probabilities, each after a sigmoid.
     """
 
-    def __init__(self, anchors=ANCHORS, scale_x_y: Sequence[float] = SCALE_X_Y):
+    def __init__(self, heads: Heads = YOLOV4):
         super().__init__()
-        self.anchors, self.scale_x_y = head_settings(anchors, scale_x_y)
+        self.strides, self.anchors, self.scale_x_y = heads.strides, heads.anchors, heads.scale_x_y
 
-    def construct(self, raw32, raw16, raw8):
-        return self.decode(raw32, 0), self.decode(raw16, 1), self.decode(raw8, 2)
+    def construct(self, *maps):
+        decoded = ()
+        for level in range(len(maps)):
+            decoded += (self.decode(maps[level], level),)
+        return decoded
 
     def decode(self, raw, level):
-        """One raw map; `level` counts the strides 32, 16, 8."""
+        """One raw map; `level` counts the heads, the coarsest stride first."""
         raw = ops.cast(raw, ms.float32)
         n, channels, height, width = raw.shape
         raw = raw.reshape(n, ANCHORS_A_CELL, channels // ANCHORS_A_CELL, height, width)
-        corners, size, anchor = _grid_constants(height, width, STRIDES[level], self.anchors[level])
+        corners, size, anchor = _grid_constants(height, width, self.strides[level], self.anchors[level])
         xy = centre_share(ops.sigmoid(raw[:, :, 0:2]), self.scale_x_y[level], corners, size)
         wh = ops.exp(raw[:, :, 2:4]) * anchor
         decoded = ops.concat((xy, wh, ops.sigmoid(raw[:, :, 4:])), 2)
@@ -249,8 +359,7 @@ class YoloDetector(nn.Cell):
         self.decoder = decoder
 
     def construct(self, x):
-        raw32, raw16, raw8 = self.yolo(x)
-        return self.decoder(raw32, raw16, raw8)
+        return self.decoder(*self.yolo(x))
 
 
 class Normalize(nn.Cell):
@@ -264,19 +373,25 @@ class Normalize(nn.Cell):
         return normalised(ops.cast(x, ms.float32), self.mean, self.factor)
 
 
-def build_network(config: Config) -> YoloV4:
+def build_network(config: Config) -> YoloV4 | YoloV4Tiny:
     """The network that the options describe, with MindSpore's own initial weights."""
-    network = YoloV4(
-        config.num_classes,
-        backbone_input_shape=config.backbone_input_shape,
-        backbone_shape=config.backbone_shape,
-        backbone_layers=config.backbone_layers,
-        backbone_activation=config.backbone_activation,
-        neck_activation=config.neck_activation,
-        lateral_kernel=config.lateral_kernel,
-        downsample_padding=config.downsample_padding,
-        drop_block=config.drop_block,
-        drop_block_size=config.drop_block_size,
-    )
+    shared = {
+        "backbone_input_shape": config.backbone_input_shape,
+        "backbone_shape": config.backbone_shape,
+        "backbone_activation": config.backbone_activation,
+        "neck_activation": config.neck_activation,
+        "downsample_padding": config.downsample_padding,
+        "drop_block": config.drop_block,
+        "drop_block_size": config.drop_block_size,
+    }
+    if config.network == "yolov4":
+        network = YoloV4(
+            config.num_classes,
+            backbone_layers=config.backbone_layers,
+            lateral_kernel=config.lateral_kernel,
+            **shared,
+        )
+    else:
+        network = YoloV4Tiny(config.num_classes, levels=len(STRIDES_OF[config.network]), **shared)
     configure_batch_norm(network, config.batch_norm_momentum, config.batch_norm_epsilon)
     return network

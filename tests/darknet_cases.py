@@ -76,9 +76,8 @@ def write_case(name: str, folder: Path):
         layers,
         layout,
         input_hw=config.eval_input_hw,
-        anchors=config.anchor_scales,
+        heads=config.heads,
         classes=config.num_classes,
-        scale_x_y=config.scale_x_y,
     )
     (folder / f"{name}.cfg").write_text(cfg)
     path = folder / f"{name}.weights"

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from src.base.errors import UserError
+from src.base.heads import STRIDES_OF
 from src.config import Config, load_config
 from src.options.declared import DEFAULT_CONFIG, LEVELS, read_declared
 from src.options.names import ALIASES, EARLIER
@@ -233,7 +234,7 @@ def test_shipped_configs_load(path):
 
 
 def test_every_option_is_documented_once():
-    values, help_by_group, allowed, places = yaml.safe_load_all(DEFAULT_CONFIG.read_text())
+    values, help_by_group, allowed, places, by_network = yaml.safe_load_all(DEFAULT_CONFIG.read_text())
     documented = [key for group in help_by_group.values() for key in group]
     assert sorted(documented) == sorted(values)
     assert all(
@@ -245,6 +246,8 @@ def test_every_option_is_documented_once():
     assert set(help_by_group) <= set(places) <= {*values, *help_by_group}
     programs = {"train", "eval", "test", "export", "inference"}
     assert all(set(names) <= programs for names in places.values())
+    assert set(by_network) < set(allowed["network"]) == set(STRIDES_OF)
+    assert all(set(own) < set(values) for own in by_network.values())
 
 
 def test_entry_point_prints_one_line_and_exits_2():

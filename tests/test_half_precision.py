@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from src.base.heads import STRIDES, YOLOV4
 from src.config import load_config
 from src.detect.detections import to_table
 from src.detect.postprocess import PostprocessOptions, postprocess
 from src.evaluation.coco_metrics import evaluate_coco
 from src.initializer import initialize
-from src.layers.anchors import ANCHORS, SCALE_X_Y, STRIDES, head_settings
 from src.train.network_setup import set_precision
 from src.yolo import YoloDecoder, build_network
 from tests.tiny import OPTIONS
 
 SIDE, CLASSES, IMAGES, OBJECTS = 608, 2, 3, 60
-ANCHORS_OF, FACTORS = head_settings(ANCHORS, SCALE_X_Y)
+ANCHORS_OF, FACTORS = YOLOV4.anchors, YOLOV4.scale_x_y
 
 
 def logit(share):

@@ -6,7 +6,7 @@ import pytest
 from mindspore import Tensor
 
 from src.base.errors import UserError
-from src.layers.anchors import STRIDES
+from src.base.heads import STRIDES
 from src.loss import OverlapsAny, YoloLoss, cross_entropy
 
 

@@ -280,7 +280,7 @@ def test_absent_tensorboard_is_one_line(tmp_path, monkeypatch):
 def test_show_batch_draws_the_assigned_anchors(tmp_path):
     """Every drawn anchor is one that its box overlaps by more than 0.213, or its best."""
     from src.commands.show_batch import draw_batches
-    from src.layers.anchors import SECOND_PASS_OVERLAP, head_settings, shape_iou
+    from src.layers.anchors import SECOND_PASS_OVERLAP, shape_iou
     from src.targets import TargetAssigner
     from src.train.assignment_view import assigned_anchors, contact_sheet, draw_assignment
 
@@ -293,10 +293,9 @@ def test_show_batch_draws_the_assigned_anchors(tmp_path):
 
     boxes = np.array([[[10, 20, 46, 46, 0], [51, 50, 63, 66, 1], [0, 0, 0, 0, 0]]], np.float32)
     assigned, truth, _, _ = (
-        value.asnumpy() for value in TargetAssigner(2, config.anchor_scales)(ms.Tensor(boxes), (96, 96))
+        value.asnumpy() for value in TargetAssigner(2, config.heads)(ms.Tensor(boxes), (96, 96))
     )
-    anchors, _ = head_settings(config.anchor_scales)
-    found = assigned_anchors(assigned[0], truth[:, 0], (96, 96), anchors)
+    found = assigned_anchors(assigned[0], truth[:, 0], (96, 96), config.heads)
     shapes = np.array(config.anchor_scales, np.float64)
     expected = []
     for x1, y1, x2, y2, _ in boxes[0, :2].tolist():
@@ -309,7 +308,7 @@ def test_show_batch_draws_the_assigned_anchors(tmp_path):
     assert len(expected) > 4
     order = [sorted(map(tuple, np.round(rows, 2).tolist())) for rows in (found, expected)]
     np.testing.assert_allclose(order[0], order[1], atol=0.02)
-    drawn = draw_assignment(np.zeros((96, 96, 3), np.uint8), boxes[0, :2, :4], found)
+    drawn = draw_assignment(np.zeros((96, 96, 3), np.uint8), boxes[0, :2, :4], found, config.heads.strides)
     assert (drawn[20, 10:46] == 255).all()
     sheet = contact_sheet([drawn] * 3, 2)
     assert np.array_equal(sheet[8:104, 8:104], drawn) and (sheet[112:208, 112:208] == 32).all()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 
 from src.base.errors import UserError
-from src.layers.anchors import ANCHORS, STRIDES
+from src.base.heads import ANCHORS, STRIDES
 from src.targets import TargetAssigner, assign_targets, dense_targets
 
 CLASSES = 5
@@ -119,5 +119,3 @@ def test_padding_rows_change_nothing():
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="label_smooth_factor"):
         TargetAssigner(3, label_smooth_factor=1.0)
-    with pytest.raises(UserError, match="anchor_scales"):
-        TargetAssigner(3, anchors=ANCHORS[:3])

@@ -10,6 +10,7 @@ import pytest
 from mindspore import Tensor, nn
 
 from src.base.errors import UserError
+from src.base.heads import Heads
 from src.config import load_config
 from src.weights import darknet
 from src.weights.checkpoint import load_backbone, load_network
@@ -23,7 +24,7 @@ from tests.golden import fill_golden
 PLAIN = ((0, 0, 0), (1, 1, 1))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SLIM = {"backbone_shape": (8, 8, 16, 16, 32), "backbone_layers": (1, 1, 1, 1, 1)}
-CFG = {"input_hw": (64, 64), "anchors": [[8, 8]] * 9, "scale_x_y": (1.2, 1.1, 1.05)}
+CFG = {"input_hw": (64, 64), "heads": Heads.of("yolov4", [[8, 8]] * 9, (1.2, 1.1, 1.05))}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -284,7 +285,7 @@ def our_outputs(network, config, image):
     """Raw maps and decoded cells of strides 8, 16, 32, and the backbone's last map, of an image in 0..1."""
     mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (config.image_mean, config.image_std))
     network.set_train(False)
-    decoder = YoloDecoder(config.anchor_scales, config.scale_x_y)
+    decoder = YoloDecoder(config.heads)
     raw, decoded, last = Outputs(network, decoder)(Tensor((image - mean) / std))
     raw = [level.asnumpy() for level in reversed(raw)]
     decoded = [level.asnumpy().reshape(-1, level.shape[-1]) for level in reversed(decoded)]
@@ -353,9 +354,8 @@ def test_full_size_network_in_opencv_4(tmp_path, opencv4):
     layers = darknet_layers(network)
     settings = {
         "input_hw": config.eval_input_hw,
-        "anchors": config.anchor_scales,
+        "heads": config.heads,
         "classes": config.num_classes,
-        "scale_x_y": config.scale_x_y,
     }
     cfg = tmp_path / "yolov4.cfg"
     cfg.write_text(darknet.cfg_text(layers, darknet.Layout(), **settings))

@@ -98,7 +98,7 @@ def test_decoded_outputs_equal_golden(config, checkpoint, fixtures):
     assert "541 by MindYOLO's names" in str(report)
     assert "downsample_padding" not in str(report)
     network.set_train(False)
-    decoder = YoloDecoder(config.anchor_scales, config.scale_x_y)
+    decoder = YoloDecoder(config.heads)
     levels = Decoded(network, decoder)(Tensor(golden["x"]))
     found = np.concatenate([level.asnumpy().reshape(-1, 85) for level in levels])
     wanted = golden["silu_decoded" if config.neck_activation == "silu" else "mish_decoded"][0].copy()

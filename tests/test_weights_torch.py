@@ -8,6 +8,7 @@ import pytest
 from mindspore import Tensor
 
 from src.base.errors import UserError
+from src.base.heads import Heads
 from src.config import load_config
 from src.weights import darknet, torch_state
 from src.weights.convert import convert
@@ -17,7 +18,7 @@ from tests import darknet_cases
 from tests.darknet_file import random_arrays, read_cfg, write_random_weights
 
 PLAIN = ((0, 0, 0), (1, 1, 1))
-CFG = {"input_hw": (64, 96), "anchors": [[8, 8]] * 9, "scale_x_y": (1.2, 1.1, 1.05)}
+CFG = {"input_hw": (64, 96), "heads": Heads.of("yolov4", [[8, 8]] * 9, (1.2, 1.1, 1.05))}
 # Keys of three public versions: the convolution's and its BatchNorm's, {0} counts layers, {1} convolutions.
 STYLES = {
     "module_list": ("module_list.{0}.Conv2d", "module_list.{0}.BatchNorm2d"),

@@ -6,9 +6,10 @@ import pytest
 from mindspore import Tensor, nn
 
 from src.base.errors import UserError
-from src.cspdarknet53 import CspDarknet53, conv_block
+from src.base.heads import ANCHORS, SCALE_X_Y, Heads
+from src.cspdarknet53 import CspDarknet53
 from src.layers.activations import ComposedMish, Mish, activation_cell
-from src.layers.anchors import ANCHORS, SCALE_X_Y
+from src.layers.convolution import conv_block
 from src.loss import YoloLoss
 from src.yolo import Normalize, SpatialPyramidPooling, YoloDecoder, YoloDetector, YoloV4
 from tests.golden import fill_golden
@@ -204,11 +205,13 @@ def test_options_that_make_no_network_are_named(options, message):
         YoloV4(3, **options)
 
 
-def test_decoder_refuses_wrong_anchors():
+def test_heads_refuse_wrong_anchors():
+    with pytest.raises(UserError, match="anchor_scales: yolov4 needs 9 pairs"):
+        Heads.of("yolov4", ANCHORS[:6], SCALE_X_Y)
     with pytest.raises(UserError, match="anchor_scales"):
-        YoloDecoder(anchors=ANCHORS[:6])
-    with pytest.raises(UserError, match="scale_x_y"):
-        YoloDecoder(scale_x_y=(1.0, 1.0))
+        Heads.of("yolov4", [[0, 4], *ANCHORS[1:]], SCALE_X_Y)
+    with pytest.raises(UserError, match="scale_x_y: yolov4-tiny needs 2 factors, for strides 16, 32"):
+        Heads.of("yolov4-tiny", ANCHORS[:6], SCALE_X_Y)
 
 
 def test_pyramid_pooling_equals_its_windows():

@@ -4,10 +4,12 @@ The present anchors, data_dir, ann_file, letterbox and seed are options as of tr
 """
 
 import argparse
+from collections.abc import Sequence
 
 import numpy as np
 
 from ..base.errors import reports_mistakes
+from ..base.heads import ANCHORS_A_CELL
 from ..config import load_config
 from ..datasets.formats.yolo_labels import annotations_of
 from ..layers.anchors import AnchorFit, fit_of, kmeans_anchors, refine_anchors, sorted_anchors
@@ -27,14 +29,15 @@ def box_shapes(dataset: DetectionSet, input_hw: tuple[int, int], letterbox: bool
     return np.concatenate(shapes)
 
 
-def report(before: AnchorFit, after: AnchorFit, anchors: np.ndarray) -> str:
+def report(before: AnchorFit, after: AnchorFit, anchors: np.ndarray, strides: Sequence[int]) -> str:
     """The fit of both, the shares of the strides, and the line for a YAML."""
     rows = [
         ("best-possible recall (IoU over 0.213)", *(f"{fit.recall:.2%}" for fit in (before, after))),
         ("boxes with best IoU over 0.5", *(f"{fit.over_half:.2%}" for fit in (before, after))),
         ("mean best IoU", *(f"{fit.mean_iou:.4f}" for fit in (before, after))),
     ]
-    for stride, level in ((8, slice(0, 3)), (16, slice(3, 6)), (32, slice(6, 9))):
+    for number, stride in enumerate(reversed(strides)):  # anchors begin with the finest
+        level = slice(ANCHORS_A_CELL * number, ANCHORS_A_CELL * (number + 1))
         shares = (f"{fit.share[level].sum():.2%}" for fit in (before, after))
         rows.append((f"boxes whose best anchor is of stride {stride}", *shares))
     lines = [f"{'':<42}{'now':>9}{'new':>9}", *(f"{name:<42}{old:>9}{new:>9}" for name, old, new in rows)]
@@ -78,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
     print(dataset.describe())
     how = "letterbox" if config.letterbox else "stretch"
     print(f"{len(boxes)} boxes in an input of {input_hw[1]}x{input_hw[0]} ({how}), {args.method}")
-    print(report(fit_of(boxes, present), fit_of(boxes, anchors), anchors))
+    print(report(fit_of(boxes, present), fit_of(boxes, anchors), anchors, config.heads.strides))
     if np.array_equal(anchors, sorted_anchors(present)):
         print("the present anchors are as good: nothing to change")
     return 0

@@ -22,15 +22,14 @@ def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Pa
     import numpy as np
 
     from ..imaging.image_io import write_image
-    from ..layers.anchors import head_settings
     from ..runtime.device import Runtime
     from ..targets import TargetAssigner
     from ..train.assignment_view import assigned_anchors, contact_sheet, draw_sample
     from ..train.train_setup import create_train_loader
 
     loader = create_train_loader(config, Runtime())
-    assigner = TargetAssigner(config.num_classes, config.anchor_scales)
-    anchors, _ = head_settings(config.anchor_scales)
+    assigner = TargetAssigner(config.num_classes, config.heads)
+    strides = config.heads.strides
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for number, batch in enumerate(islice(loader.epoch(epoch), batches)):
@@ -40,10 +39,12 @@ def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Pa
         for row, path in enumerate(batch.paths):
             rows = batch.boxes[row]
             rows = rows[(rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])]
-            found = assigned_anchors(assigned[row], truth[:, row], input_hw, anchors)
+            found = assigned_anchors(assigned[row], truth[:, row], input_hw, config.heads)
             image = np.ascontiguousarray(batch.images[row].transpose(1, 2, 0))
             images.append(
-                draw_sample(image, rows[:, :4], rows[:, 4].astype(int), found, config.labels, path.name)
+                draw_sample(
+                    image, rows[:, :4], rows[:, 4].astype(int), found, strides, config.labels, path.name
+                )
             )
         target = out / f"epoch{epoch}_batch{number}.png"
         write_image(target, contact_sheet(images, columns))

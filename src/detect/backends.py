@@ -13,7 +13,6 @@ import numpy as np
 
 from ..base.errors import UserError, first_line
 from ..config import Config
-from ..layers.anchors import head_settings
 from ..layers.decoding import decode_maps
 from ..layers.normalisation import normalised, pixel_constants
 from ..remote.download import ENDINGS, ending_of, local_file
@@ -79,7 +78,6 @@ class ExportedModel:
     def __init__(self, path: Path, run: Run, settings: ModelSettings):
         self.path, self.run, self.settings = path, run, settings
         self._normalisation = pixel_constants(settings.image_mean, settings.image_std)
-        self._head = head_settings(settings.anchors, settings.scale_x_y)
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
         """See `Backend`."""
@@ -111,8 +109,12 @@ class ExportedModel:
             if len(outputs) == 2:  # of a fixed length; the second output counts the true rows
                 found = found[: int(outputs[1].reshape(-1)[0])]
             return [detections_as_map(found, self.settings)]
-        if len(outputs) != 3:
-            raise UserError(f"{self.path}: {len(outputs)} outputs; a YOLOv4 export has 3")
+        heads = self.settings.heads
+        if len(outputs) != len(heads.strides):
+            raise UserError(
+                f"{self.path}: {len(outputs)} outputs; an export of {self.settings.network} has "
+                f"{len(heads.strides)}: set network"
+            )
         decoded = outputs[0].ndim == 5
         width = outputs[0].shape[-1] if decoded else outputs[0].shape[1] // 3
         classes = len(self.settings.class_names)
@@ -121,7 +123,7 @@ class ExportedModel:
                 f"{self.path}: its outputs are of {width - 5} classes, labels names {classes}; give --labels, or the "
                 "--config_path that it was trained with"
             )
-        return outputs if decoded else decode_maps(outputs, *self._head)
+        return outputs if decoded else decode_maps(outputs, heads)
 
 
 def detections_as_map(found: np.ndarray, settings: ModelSettings) -> np.ndarray:

@@ -29,7 +29,7 @@ class NetworkBackend:
 
     def __init__(self, network: YoloV4, config: Config):
         self.network, self.settings = network, ModelSettings.from_config(config)
-        decoder = YoloDecoder(config.anchor_scales, config.scale_x_y)
+        decoder = YoloDecoder(config.heads)
         self._predict = _Predict(
             Normalize(config.image_mean, config.image_std), YoloDetector(network, decoder)
         )

@@ -12,6 +12,7 @@ import yaml
 
 from ..base.atomic import atomic_write
 from ..base.errors import UserError, shown
+from ..base.heads import STRIDES_OF, Heads
 from ..base.yaml_text import load_yaml
 from ..config import Config, overlay
 
@@ -25,21 +26,22 @@ class ModelSettings:
 
     Attributes:
         class_names: in the order of the outputs.
-        anchors: nine [width, height] in input pixels, for strides 8, 16, 32.
-        scale_x_y: grid sensitivity of strides 8, 16, 32.
+        anchors: [width, height] in input pixels, three a head from the finest stride on.
+        scale_x_y: grid sensitivity of each head, likewise.
         input_hw: (height, width) of the input in pixels.
         batch_size: images a call; 0: any.
         image_mean, image_std: of RGB in 0..1, that a client normalises by where `input_type` is float32.
         input_type: float32, normalised, or uint8, pixels as they are, (N, 3, H, W) RGB both; or uint8_nhwc,
             pixels as they are, (N, H, W, 3) RGB.
         outputs: `raw` maps (N, 3 (5 + C), H, W), `decoded` maps (N, H, W, 3, 5 + C) with boxes x y w h as
-            shares of the input, both for strides 32, 16, 8; or `detections` (n, 6) x1 y1 x2 y2 in input
+            shares of the input, a map a head, the coarsest stride first; or `detections` (n, 6) x1 y1 x2 y2 in input
             pixels, score, class; where a second output counts them, rows past the count are zero.
         letterbox: images keep their aspect ratio, with grey borders, instead of being stretched.
         letterbox_enlarge: under `letterbox`, images smaller than the input are enlarged to fill it.
         letterbox_style: exact or mindyolo (`src.detect.letterbox`).
         padding_grey: grey level of the borders.
         tile_size: side in pixels of the tiles that scenes are cut into.
+        network: name of the network, which tells its strides (`src.base.heads`).
     """
 
     class_names: tuple[str, ...]
@@ -56,6 +58,7 @@ class ModelSettings:
     letterbox_style: str = "exact"
     padding_grey: int = 128
     tile_size: int = 0
+    network: str = "yolov4"
 
     @classmethod
     def from_config(cls, config: Config) -> "ModelSettings":
@@ -73,7 +76,13 @@ class ModelSettings:
             letterbox_style=config.letterbox_style,
             padding_grey=config.padding_grey,
             tile_size=config.tile_size,
+            network=config.network,
         )
+
+    @property
+    def heads(self) -> Heads:
+        """The network's heads."""
+        return Heads.of(self.network, self.anchors, self.scale_x_y)
 
     def to_yaml(self) -> str:
         """As YAML text."""
@@ -100,7 +109,7 @@ class ModelSettings:
             ) from error
         known = {field.name for field in fields(cls)}
         if isinstance(document, Mapping):  # of an export that knew no other way
-            document = {"letterbox_style": "exact", "padding_grey": 128, **document}
+            document = {"letterbox_style": "exact", "padding_grey": 128, "network": "yolov4", **document}
         if not isinstance(document, Mapping) or set(document) != known:
             wrong = (
                 shown(sorted(map(str, known ^ set(document))), 300)
@@ -126,6 +135,7 @@ class ModelSettings:
                 letterbox_style=_one_of(document["letterbox_style"], ("exact", "mindyolo")),
                 padding_grey=int(document["padding_grey"]),
                 tile_size=int(document["tile_size"]),
+                network=_one_of(document["network"], tuple(STRIDES_OF)),
             )
         except (TypeError, ValueError, OverflowError) as error:
             raise UserError(
@@ -151,6 +161,7 @@ class ModelSettings:
                 )
         fixed = {
             "labels": list(self.class_names),
+            "network": self.network,
             "anchor_scales": [list(anchor) for anchor in self.anchors],
             "scale_x_y": list(self.scale_x_y),
             "image_mean": list(self.image_mean),

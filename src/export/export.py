@@ -71,10 +71,8 @@ class ExportedNetwork(nn.Cell):
     def construct(self, x):
         if self.normalizes:
             x = self.normalize(x)
-        raw32, raw16, raw8 = self.network(x)
-        if self.decodes:
-            return self.decoder(raw32, raw16, raw8)
-        return raw32, raw16, raw8
+        maps = self.network(x)
+        return self.decoder(*maps) if self.decodes else maps
 
 
 def runtime_options(config: Config) -> Config:
@@ -157,7 +155,7 @@ def export_model(config: Config) -> Path:
         replace_activations(network, _FOR_ASCEND)
     cell = ExportedNetwork(
         network,
-        YoloDecoder(config.anchor_scales, config.scale_x_y) if config.keep_detect else None,
+        YoloDecoder(config.heads) if config.keep_detect else None,
         Normalize(config.image_mean, config.image_std) if config.export_input == "uint8" else None,
     )
     cell.set_train(False)
@@ -253,7 +251,9 @@ def _complete_onnx(path: Path, config: Config, settings: ModelSettings) -> None:
         )
         name_ends(model, "images", ["detections", *(["count"] if static else [])])
     else:
-        name_ends(model, "images", [f"{settings.outputs}_stride{stride}" for stride in (32, 16, 8)])
+        name_ends(
+            model, "images", [f"{settings.outputs}_stride{stride}" for stride in settings.heads.strides]
+        )
     onnx.helper.set_model_props(model, {ONNX_METADATA: settings.to_yaml()})
     onnx.checker.check_model(model)
     onnx.save(model, str(path))

@@ -17,19 +17,12 @@ import onnx
 from onnx import compose, parser
 
 from ..base.errors import UserError
+from ..base.heads import ANCHORS_A_CELL
 from ..detect.postprocess import PostprocessOptions
 from ..detect.settings import ModelSettings
 from .onnx_graph import one_opset
 
 TURNS = 32
-
-# The decoded maps as one table of all cells' predictions.
-_CELLS = """\
-  flat0 = Reshape(map0, flat)
-  flat1 = Reshape(map1, flat)
-  flat2 = Reshape(map2, flat)
-  cells = Concat <axis = 0> (flat0, flat1, flat2)
-"""
 
 # The chosen predictions' boxes as corners in pixels, clipped to the input.
 _CLIPPED = """\
@@ -93,7 +86,7 @@ _OVERLAPS = """\
 
 _DYNAMIC = """
 <ir_version: 8, opset_import: ["" : {opset}]>
-postprocess (float[1,a,b,3,d] map0, float[1,e,f,3,d] map1, float[1,g,h,3,d] map2) => (float[n,6] detections)
+postprocess ({maps}) => (float[n,6] detections)
 <int64[2] flat = {{-1, {width}}}, int64[4] parts = {{2, 2, 1, {classes}}}, float[4] size = {{{w}, {h}, {w}, {h}}},
  float lowest = {{{score}}}, float overlap_limit = {{{nms}}}, float diou = {{{diou}}},
  int64[1] top = {{{top_k}}}, int64 turns = {{{top_k}}}, int64[1] most = {{{most}}},
@@ -168,7 +161,7 @@ postprocess (float[1,a,b,3,d] map0, float[1,e,f,3,d] map1, float[1,g,h,3,d] map2
 # constants alone is avoided too: ONNX Runtime's CANN provider leaves that to the CPU.
 _STATIC = """
 <ir_version: 8, opset_import: ["" : {opset}]>
-postprocess (float[1,a,b,3,d] map0, float[1,e,f,3,d] map1, float[1,g,h,3,d] map2)
+postprocess ({maps})
     => (float[{most},6] detections, float[1] count)
 <int64[2] flat = {{-1, {width}}}, int64[1] row = {{-1}}, int64[2] column = {{-1, 1}},
  float[4] size = {{{w}, {h}, {w}, {h}}}, int64[1] top = {{{top_k}}}, int64[1] most = {{{most}}},
@@ -255,9 +248,11 @@ def add_postprocessing(
         raise UserError("published_overlap: end_to_end has the correct overlap alone; set it to False")
     height, width = settings.input_hw
     if static:  # top-k of a fixed number of cells cannot be more
-        top_k = min(top_k, sum(3 * (height // stride) * (width // stride) for stride in (8, 16, 32)))
+        grids = settings.heads.grid_shapes(settings.input_hw)
+        top_k = min(top_k, ANCHORS_A_CELL * sum(rows * columns for rows, columns in grids))
     else:
         model = onnx.version_converter.convert_version(model, 13)
+    levels = len(settings.heads.strides)
     names = ["valid", *(f"kept{turn}" for turn in range(1, TURNS)), "kept"]
     text = (_STATIC if static else _DYNAMIC).format(
         opset=model.opset_import[0].version,
@@ -270,7 +265,8 @@ def add_postprocessing(
         top_k=top_k,
         most=min(options.max_detections, top_k) if static else options.max_detections,
         diou=float(options.nms_type == "diou"),
-        cells=_CELLS,
+        maps=", ".join(f"float[1,h{level},w{level},3,d] map{level}" for level in range(levels)),
+        cells=_cells(levels),
         clipped=_CLIPPED,
         overlaps=_OVERLAPS,
         ranks=", ".join(map(str, range(top_k))),
@@ -287,3 +283,10 @@ def add_postprocessing(
     )
     one_opset(joined)
     return joined
+
+
+def _cells(levels: int) -> str:
+    """The decoded maps as one table of all cells' predictions."""
+    flat = [f"flat{level}" for level in range(levels)]
+    lines = [f"  {name} = Reshape(map{level}, flat)" for level, name in enumerate(flat)]
+    return "\n".join([*lines, f"  cells = Concat <axis = 0> ({', '.join(flat)})", ""])

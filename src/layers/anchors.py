@@ -5,23 +5,11 @@ the assignment of targets does (`src.targets`). k-means with the distance 1 - Io
 Farhadi, arXiv:1612.08242, section 2), here with medians for centres.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..base.errors import UserError
-
-ANCHORS = np.array(
-    [[12, 16], [19, 36], [40, 28], [36, 75], [76, 55], [72, 146], [142, 110], [192, 243], [459, 401]],
-    dtype=np.float32,
-)
-
-SCALE_X_Y = (1.2, 1.1, 1.05)
-
-STRIDES = (32, 16, 8)
-
-ANCHORS_A_CELL = 3
 
 SECOND_PASS_OVERLAP = 0.213  # a box also goes to every anchor that it overlaps by more
 _RESTARTS, _ROUNDS = 4, 100  # of k-means; most rounds of a start
@@ -72,7 +60,7 @@ def fit_of(boxes: np.ndarray, anchors: np.ndarray) -> AnchorFit:
 
 
 def sorted_anchors(anchors: np.ndarray) -> np.ndarray:
-    """Whole pixels, at least 1, the smallest area first: three each for strides 8, 16, 32."""
+    """Whole pixels, at least 1, the smallest area first: three each from the finest stride on."""
     anchors = np.maximum(np.rint(anchors), 1).astype(np.int64)
     return anchors[np.lexsort((anchors[:, 0], anchors.prod(axis=1)))]
 
@@ -185,19 +173,3 @@ def _checked(boxes: np.ndarray, start: np.ndarray) -> np.ndarray:
     if len(boxes) < len(start):
         raise UserError(f"{len(boxes)} boxes are too few for {len(start)} anchors; keep the present anchors")
     return np.ascontiguousarray(boxes, np.float32)
-
-
-def head_settings(anchors, scale_x_y: Sequence[float] = SCALE_X_Y) -> tuple[tuple, tuple]:
-    """Anchors, as nested tuples, and `scale_x_y` in the order of the outputs: strides 32, 16, 8.
-
-    Raises:
-        UserError: not nine anchors of positive size or not three factors.
-    """
-    anchors = np.asarray(anchors, np.float64)
-    if anchors.shape != (len(STRIDES) * ANCHORS_A_CELL, 2) or not (anchors > 0).all():
-        raise UserError("anchor_scales: nine pairs of a positive width and height are needed")
-    if len(scale_x_y) != len(STRIDES):
-        raise UserError("scale_x_y: three factors are needed, for strides 8, 16, 32")
-    by_stride = anchors.reshape(len(STRIDES), ANCHORS_A_CELL, 2)[::-1].tolist()
-    nested = tuple(tuple(tuple(anchor) for anchor in level) for level in by_stride)
-    return nested, tuple(float(s) for s in reversed(scale_x_y))

@@ -3,7 +3,7 @@
     centre = (s sigmoid(t) - (s - 1) / 2 + cell) / cells,  sides = exp(t) anchor / input
 
 as shares of the input, with the grid sensitivity s. `src.yolo.YoloDecoder` decodes in the graph and `decode_maps` in
-numpy, for files that give raw maps. `src.loss` has the same formulas on tables of all cells of the three strides, and
+numpy, for files that give raw maps. `src.loss` has the same formulas on tables of all cells of all heads, and
 limits the exponent.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .anchors import ANCHORS_A_CELL, STRIDES
+from ..base.heads import ANCHORS_A_CELL, Heads
 
 
 def centre_share(activated, scale, cell, cells):
@@ -35,15 +35,15 @@ def cell_constants(
     return np.stack([x, y]).astype(np.float32), cells, np.array(anchors, np.float32) / (cells * stride)
 
 
-def decode_maps(raw: Sequence[np.ndarray], anchors, scale_x_y: Sequence[float]) -> list[np.ndarray]:
+def decode_maps(raw: Sequence[np.ndarray], heads: Heads) -> list[np.ndarray]:
     """Raw maps (N, 3 (5 + C), H, W) to decoded ones (N, H, W, 3, 5 + C), as `src.yolo.YoloDecoder` does.
 
     Args:
-        raw: of strides 32, 16, 8.
-        anchors, scale_x_y: of strides 32, 16, 8, as `src.layers.anchors.head_settings` orders them.
+        raw: of each head, the coarsest stride first.
+        heads: of the network.
     """
     decoded = []
-    for level, stride, scale, anchor in zip(raw, STRIDES, scale_x_y, anchors):
+    for level, stride, scale, anchor in zip(raw, heads.strides, heads.scale_x_y, heads.anchors):
         n, channels, height, width = level.shape
         level = level.reshape(n, ANCHORS_A_CELL, channels // ANCHORS_A_CELL, height, width)
         level = level.transpose(0, 3, 4, 1, 2)

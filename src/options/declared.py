@@ -23,6 +23,7 @@ class Declared:
         levels: one of `LEVELS` for each option.
         allowed: a list of values, or an interval such as `[0, 1)`, of the options that have one.
         used_by: the entry points that each option acts in.
+        by_network: defaults that a network has instead, by its name.
     """
 
     values: dict[str, Any]
@@ -30,6 +31,12 @@ class Declared:
     levels: dict[str, str]
     allowed: dict[str, Any]
     used_by: dict[str, tuple[str, ...]]
+    by_network: dict[str, dict[str, Any]]
+
+    def defaults_of(self, network: str) -> dict[str, Any]:
+        """The defaults that depend on the network, as a network has them."""
+        depending = {key: self.values[key] for values in self.by_network.values() for key in values}
+        return {**depending, **self.by_network.get(network, {})}
 
     def without_effect(self, meant: Mapping[str, Iterable[str]], entry_point: str) -> str:
         """One line on the names that do not act in an entry point, and where they do; empty if all act.
@@ -55,7 +62,7 @@ def read_declared() -> Declared:
     """
     try:
         with DEFAULT_CONFIG.open(encoding="utf-8") as handle:
-            values, groups, allowed, places = yaml.safe_load_all(handle)
+            values, groups, allowed, places, by_network = yaml.safe_load_all(handle)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{DEFAULT_CONFIG}: {one_line(error, 400)}; restore the file") from error
     unlevelled = [
@@ -81,4 +88,4 @@ def read_declared() -> Declared:
     used_by = {
         key: tuple(places.get(key, places[title])) for title, group in help_by_group.items() for key in group
     }
-    return Declared(values, help_by_group, levels, allowed, used_by)
+    return Declared(values, help_by_group, levels, allowed, used_by, by_network)

@@ -4,6 +4,8 @@ import mindspore as ms
 from mindspore import nn
 
 from ..base.errors import UserError
+from ..cspdarknet53 import ResidualBlock
+from ..cspdarknet53_tiny import TinyStage
 from ..layers.activations import Mish
 from ..layers.batch_norm import BatchNorm
 
@@ -59,8 +61,7 @@ def set_precision(network: nn.Cell, level: str) -> None:
 
 
 def recompute_backbone(network: nn.Cell) -> None:
-    """Compute the activations of the backbone's residual blocks again in the backward pass: less memory."""
-    for name, cell in network.cells_and_names():
-        if name.rsplit(".", 1)[-1] in ("layer1", "layer2", "layer3", "layer4", "layer5"):
-            for block in cell:
-                block.recompute()
+    """Compute the activations of the backbone's blocks again in the backward pass: less memory."""
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, ResidualBlock | TinyStage):
+            cell.recompute()

@@ -111,8 +111,7 @@ def create_loss(config: Config) -> YoloLoss:
     """The loss that the options describe."""
     return YoloLoss(
         config.num_classes,
-        anchors=config.anchor_scales,
-        scale_x_y=config.scale_x_y,
+        heads=config.heads,
         ignore_threshold=config.ignore_threshold,
         label_smooth=config.label_smooth,
         label_smooth_factor=config.label_smooth_factor,

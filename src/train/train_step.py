@@ -65,7 +65,7 @@ class ForwardLoss(nn.Cell):
         boxes: (N, max_box, 5) float32, x1 y1 x2 y2 class in input pixels, padded with zero rows.
 
     Outputs:
-        the total loss, and its (3 strides, 3: box, objectness, class) parts.
+        the total loss, and its (heads, 3: box, objectness, class) parts.
     """
 
     def __init__(self, normalize: nn.Cell, network: nn.Cell, loss: nn.Cell):
@@ -75,8 +75,7 @@ class ForwardLoss(nn.Cell):
         self.loss = loss
 
     def construct(self, images, boxes):
-        large, medium, small = self.network(self.normalize(images))
-        return self.loss(large, medium, small, boxes)
+        return self.loss(*self.network(self.normalize(images)), boxes)
 
 
 class MovingAverage(nn.Cell):

@@ -21,7 +21,7 @@ import numpy as np
 from mindspore import nn
 
 from ..base.errors import UserError, one_line
-from ..layers.anchors import ANCHORS_A_CELL
+from ..base.heads import ANCHORS_A_CELL
 from ..layers.batch_norm import epsilon_of
 from . import mindyolo
 

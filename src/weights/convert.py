@@ -94,9 +94,8 @@ def _write_darknet(config: Config, layers: list[Layer], result: Conversion, out:
         kept,
         layout,
         input_hw=config.eval_input_hw,
-        anchors=config.anchor_scales,
+        heads=config.heads,
         classes=config.num_classes,
-        scale_x_y=config.scale_x_y,
         ignore_threshold=config.ignore_threshold,
     )
     with atomic_write(out.with_suffix(".cfg")) as handle:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..base.atomic import atomic_write
 from ..base.errors import UserError
+from ..base.heads import ANCHORS_A_CELL, Heads
 from .conversion import Conversion
 from .layer_order import Convolution, Layer, convolutions
 
@@ -155,9 +156,8 @@ def cfg_text(
     layout: Layout,
     *,
     input_hw: tuple[int, int],
-    anchors: Sequence[Sequence[int]],
+    heads: Heads,
     classes: int,
-    scale_x_y: Sequence[float],
     ignore_threshold: float = 0.7,
 ) -> str:
     """The `.cfg` that belongs to what `write_weights` writes.
@@ -166,9 +166,8 @@ def cfg_text(
         layers: of the network, or its first ones.
         layout: from `own_layout`.
         input_hw: (height, width) of the network's input.
-        anchors: nine pairs, from the smallest.
+        heads: strides, anchors and grid sensitivity.
         classes: number of classes.
-        scale_x_y: of strides 8, 16, 32.
         ignore_threshold: for those who train on in Darknet.
     """
     height, width = input_hw
@@ -176,20 +175,23 @@ def cfg_text(
     if layout.normalisation is not None:
         settings = {"filters": 3, "size": 1, "stride": 1, "pad": 0, "activation": "linear"}
         sections.append(("convolutional", settings))
-    heads = iter(scale_x_y)
+    anchors = heads.anchor_scales
     for layer in layers:
         settings = dict(layer.settings)
         if layer.convolution is not None:
             settings = _convolution_settings(layer.convolution, layout)
         elif layer.kind == "yolo":
+            level = heads.strides.index(settings.pop("stride"))
+            first = ANCHORS_A_CELL * (len(heads.strides) - 1 - level)  # anchors begin with the finest stride
             settings |= {
-                "anchors": ", ".join(f"{w},{h}" for w, h in anchors),
+                "mask": ",".join(str(first + number) for number in range(ANCHORS_A_CELL)),
+                "anchors": ", ".join(f"{w:g},{h:g}" for w, h in anchors),
                 "classes": classes,
                 "num": len(anchors),
                 "ignore_thresh": ignore_threshold,
                 "truth_thresh": 1,
                 "iou_thresh": 0.213,
-                "scale_x_y": next(heads),
+                "scale_x_y": heads.scale_x_y[level],
             }
         sections.append((layer.kind, settings))
     blocks = [

@@ -16,9 +16,9 @@ import numpy as np
 from mindspore import nn
 
 from ..cspdarknet53 import CspDarknet53
+from ..cspdarknet53_tiny import CspDarknet53Tiny, TinyStage
 from ..layers.activations import ComposedMish, Mish
-from ..layers.anchors import STRIDES
-from ..yolo import FeatureMap, YoloBlock, YoloV4
+from ..yolo import TinyFeatureMap, TinyHead, YoloBlock, YoloV4, YoloV4Tiny
 from .checkpoint import BACKBONE
 
 # Darknet's words for activations.
@@ -73,10 +73,12 @@ class Layer:
     convolution: Convolution | None = None
 
 
-def darknet_layers(network: YoloV4) -> list[Layer]:
-    """All layers of the network in Darknet's order; a full-size one has 162, of them 110 convolutions."""
+def darknet_layers(network: YoloV4 | YoloV4Tiny) -> list[Layer]:
+    """All layers of the network in Darknet's order; YOLOv4 has 162, of them 110 convolutions, YOLOv4-tiny 38 and 21."""
     order = _Order()
     neck = network.feature_map
+    if isinstance(network, YoloV4Tiny):
+        return _tiny_layers(order, neck)
     stride8, stride16 = _backbone(order, neck.backbone)
     order.convolutions(neck.conv1, neck.conv2)
     _pyramid_pooling(order, order.convolution(neck.conv3))
@@ -86,15 +88,15 @@ def darknet_layers(network: YoloV4) -> list[Layer]:
     middle = _five(order, neck.backblock0, swapped=True)
     _meet(order, neck.conv9, stride8, neck.conv10)
     bottom = _five(order, neck.backblock1, swapped=True)
-    _head(order, neck, 2)
+    _head(order, neck.backblock1, 8)
     order.route(bottom)
     order.route(order.convolution(neck.conv11), middle)
     middle = _five(order, neck.backblock2)
-    _head(order, neck, 1)
+    _head(order, neck.backblock2, 16)
     order.route(middle)
     order.route(order.convolution(neck.conv12), top)
     _five(order, neck.backblock3)
-    _head(order, neck, 0)
+    _head(order, neck.backblock3, 32)
     return order.layers
 
 
@@ -182,9 +184,41 @@ def _five(order: _Order, block: YoloBlock, swapped: bool = False) -> int:
     return order.convolution(block.conv4)
 
 
-def _head(order: _Order, neck: FeatureMap, level: int) -> None:
-    """A head; `level` counts the strides 32, 16, 8, masks count anchors from the smallest."""
-    block = (neck.backblock3, neck.backblock2, neck.backblock1)[level]
+def _head(order: _Order, block: YoloBlock | TinyHead, stride: int) -> None:
     order.convolutions(block.conv5, block.conv6)
-    first = 3 * (len(STRIDES) - 1 - level)
-    order.add("yolo", mask=",".join(str(first + number) for number in range(3)))
+    order.add("yolo", stride=stride)
+
+
+def _tiny_layers(order: _Order, neck: TinyFeatureMap) -> list[Layer]:
+    backbone: CspDarknet53Tiny = neck.backbone
+    order.convolutions(backbone.conv0, backbone.conv1)
+    _tiny_stage(order, backbone.stage2)
+    order.add("maxpool", size=2, stride=2)
+    through8 = _tiny_stage(order, backbone.stage3)
+    order.add("maxpool", size=2, stride=2)
+    through16 = _tiny_stage(order, backbone.stage4)
+    order.add("maxpool", size=2, stride=2)
+    order.convolution(backbone.conv2)
+    top = order.convolution(neck.conv1)
+    _head(order, neck.backblock3, 32)
+    finer = [(neck.conv2, through16, neck.backblock2, 16)]
+    if neck.levels == 3:
+        finer.append((neck.conv3, through8, neck.backblock1, 8))
+    for narrow, backbone_map, block, stride in finer:
+        order.route(top)
+        order.convolution(narrow)
+        order.route(order.add("upsample", stride=2), backbone_map)
+        top = len(order.layers)
+        _head(order, block, stride)
+    return order.layers
+
+
+def _tiny_stage(order: _Order, stage: TinyStage) -> int:
+    """A stage; the number of the layer that went through all its convolutions."""
+    whole = order.convolution(stage.conv0)
+    order.add("route", layers="-1", groups=2, group_id=1)
+    first = order.convolution(stage.conv1)
+    order.route(order.convolution(stage.conv2), first)
+    through = order.convolution(stage.conv3)
+    order.route(whole, through)
+    return through

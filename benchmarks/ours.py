@@ -29,6 +29,7 @@ from src.detect.postprocess import (  # noqa: E402
     postprocess,
     postprocess_options,
 )
+from src.detect.predictions import MapBackend  # noqa: E402
 from src.detect.scenes import SceneOptions, detect_scene  # noqa: E402
 from src.evaluation.session import evaluate_set, load_validation_set  # noqa: E402
 from src.export.export import export_model  # noqa: E402
@@ -302,7 +303,7 @@ def scene_case(classes: int, size: int, shape, layers, scene: str, batch: int) -
     found = {}
 
     def everything() -> int:
-        result = detect_scene(backend.predict, Path(scene), names, (size, size), settings, post)
+        result = detect_scene(backend.detect, Path(scene), names, (size, size), settings, post)
         found["batches"] = -(-result.tiles // batch)
         return len(result.found)
 
@@ -346,7 +347,7 @@ def split_case(scenes: str, suffix: str, tile_size: int) -> Case:
     return {"everything": everything, "codec": codec}, {}
 
 
-class RecordedBackend:
+class RecordedBackend(MapBackend):
     """Answers with decoded maps that were recorded, one after the other, instead of running a network."""
 
     def __init__(self, recorded: list[list[np.ndarray]]):

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 from src.detect.postprocess import PostprocessOptions
+from src.detect.predictions import DecodedMaps
 
 NAMES = ("ship", "plane")
 COLOURS = ((230, 40, 30), (30, 60, 235))
@@ -34,6 +35,11 @@ def find_rectangles(images: np.ndarray) -> list[np.ndarray]:
                 slots[slot, 5 + label] = 1
                 slot += 1
     return maps
+
+
+def detect_rectangles(images: np.ndarray) -> DecodedMaps:
+    """`find_rectangles` as a backend's `detect`."""
+    return DecodedMaps(find_rectangles(images), images.shape[2:])
 
 
 def draw(width: int, height: int, boxes, classes) -> np.ndarray:

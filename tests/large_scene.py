@@ -13,7 +13,7 @@ import rasterio
 from rasterio.windows import Window
 
 from src.detect.scenes import SceneOptions, detect_scene, write_scene_maps
-from tests.drawn_scene import NAMES, POST, by_place, draw, find_rectangles
+from tests.drawn_scene import NAMES, POST, by_place, detect_rectangles, draw
 
 SIDE, CELL = 20_000, 200
 
@@ -61,7 +61,7 @@ def main(folder: Path) -> None:
     imports = peak_mb()
     options = SceneOptions(batch_size=8)
     started = time.perf_counter()
-    result = detect_scene(find_rectangles, path, NAMES, (608, 608), options, POST)
+    result = detect_scene(detect_rectangles, path, NAMES, (608, 608), options, POST)
     seconds = time.perf_counter() - started
     write_scene_maps(result, folder)
     found, truth = by_place(result.found.boxes, result.found.classes), by_place(boxes, classes)

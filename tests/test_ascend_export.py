@@ -21,6 +21,7 @@ from src.detect.settings import ModelSettings, read_settings
 from src.export import ascend_operators
 from src.export.export import export_model
 from src.export.offline_model import aipp_config, atc_command
+from src.transforms import ResizeGeometry
 from src.weights.checkpoint import save_checkpoint
 from src.yolo import build_network
 from tests import ROOT, ascend_fakes
@@ -252,7 +253,7 @@ def test_an_end_to_end_om(monkeypatch, tmp_path, model, images, reference):
     ]
     target = export(model.parent, "OM", f"--file_name={tmp_path}/net", *words)
     ours = PostprocessOptions(score_threshold=0.05, nms_threshold=1, max_candidates=1000)
-    found = postprocess([level[0] for level in opened(target).predict(images[:1])], (96, 64), ours)
+    (found,) = opened(target).detect(images[:1]).detections([(96, 64)], [ResizeGeometry(1, 1)], ours)
     ours = PostprocessOptions(score_threshold=0.05, max_candidates=1000)
     expected = postprocess([level[0] for level in reference], (96, 64), ours)
     assert len(expected) > 5

@@ -10,6 +10,7 @@ from src.data_loader import EvalBatch
 from src.detect import detections as module
 from src.detect.detections import DETECTION, detect_set, to_table
 from src.detect.postprocess import Detections, PostprocessOptions
+from src.detect.predictions import DecodedMaps
 from src.transforms import ResizeGeometry
 from src.yolo_dataset import ImageRecord
 
@@ -32,17 +33,17 @@ def batches(count, sizes=(64, 128)):
         yield EvalBatch(images, records, geometry, len(ids))
 
 
-def predict(images):
+def detect(images):
     """One box an image in the middle; its score tells which image it was."""
     maps = [np.zeros((len(images), side, side, 3, 7), np.float32) for side in (1, 2, 4)]
     maps[1][:, 1, 0, 2] = (0.5, 0.5, 0.25, 0.5, 1.0, 0.05, 0.0)
     maps[1][:, 1, 0, 2, 6] = 0.2 + images[:, 0, 0, 0] / 200
-    return maps
+    return DecodedMaps(maps, (SIDE, SIDE))
 
 
 def test_images_come_in_order_without_the_padding_and_in_their_own_pixels():
     seen, ids, scores = [], [], []
-    for batch, found in detect_set(predict, batches(7), OPTIONS, seen.append):
+    for batch, found in detect_set(detect, batches(7), OPTIONS, seen.append):
         assert len(found) == batch.valid
         ids += batch.image_ids
         scores += [float(entry.scores[0]) for entry in found]
@@ -53,49 +54,48 @@ def test_images_come_in_order_without_the_padding_and_in_their_own_pixels():
     np.testing.assert_allclose(scores, 0.2 + np.arange(7) / 200, atol=1e-6)
 
 
-def test_the_network_goes_on_while_detections_are_worked_out(monkeypatch):
+def test_the_network_goes_on_while_detections_are_worked_out():
     """Post-processing of the first batch waits for the network's second one: alone in a row it would hang."""
     second = threading.Event()
-    real = module.postprocess
 
-    def waiting(*args):
-        assert second.wait(timeout=10)
-        return real(*args)
+    class Waiting(DecodedMaps):
+        def detections(self, *args):
+            assert second.wait(timeout=10)
+            return super().detections(*args)
 
     def counting(images):
         if images[0, 0, 0, 0] == BATCH:
             second.set()
-        return predict(images)
+        return Waiting(detect(images).maps, (SIDE, SIDE))
 
-    monkeypatch.setattr(module, "postprocess", waiting)
     assert sum(batch.valid for batch, _ in detect_set(counting, batches(6), OPTIONS)) == 6
 
 
-def test_batches_in_memory_are_bounded(monkeypatch):
+def test_batches_in_memory_are_bounded():
     """However slow the consumer, the network is only a few batches ahead of it."""
     predicted = 0
 
     def counting(images):
         nonlocal predicted
         predicted += 1
-        return predict(images)
+        return detect(images)
 
     for number, _ in enumerate(detect_set(counting, batches(60), OPTIONS)):
         assert predicted <= number + 1 + module._BATCHES_BEHIND
     assert predicted == 30
 
 
-def test_an_error_in_post_processing_reaches_the_caller(monkeypatch):
-    def broken(*_):
-        raise ZeroDivisionError("here")
+def test_an_error_in_post_processing_reaches_the_caller():
+    class Broken:
+        def detections(self, *_):
+            raise ZeroDivisionError("here")
 
-    monkeypatch.setattr(module, "postprocess", broken)
     with pytest.raises(ZeroDivisionError, match="here"):
-        list(detect_set(predict, batches(8), OPTIONS))
+        list(detect_set(lambda _: Broken(), batches(8), OPTIONS))
 
 
 def test_leaving_early_ends_the_thread():
-    found = detect_set(predict, batches(60), OPTIONS)
+    found = detect_set(detect, batches(60), OPTIONS)
     next(found)
     found.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("postprocess")]

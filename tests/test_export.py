@@ -21,6 +21,7 @@ from src.export.export import export_model, runtime_options
 from src.export.fold import fold_batch_norm
 from src.export.onnx_postprocess import add_postprocessing
 from src.layers.batch_norm import BatchNorm
+from src.transforms import ResizeGeometry
 from src.weights.checkpoint import save_checkpoint
 from src.yolo import build_network
 from tests.tiny import OPTIONS
@@ -264,11 +265,11 @@ def test_end_to_end_onnx_in_onnx_runtime_alone(
     assert seen > 200 or threshold == 0.99
     if (
         threshold < 0.5
-    ):  # the same file behind `predict` gives the same boxes, whatever the default threshold drops
+    ):  # the same file behind `detect` gives the same boxes, whatever the default threshold drops
         backend, config = open_model(load_config([*OPTIONS[:2], f"--pretrained={target}"]))
         assert postprocess_options(config).nms_threshold == 1
-        again = [level[0] for level in backend.predict(images[:1])]
-        again = postprocess(again, (128, 96), postprocess_options(config))
+        found = backend.detect(images[:1])
+        (again,) = found.detections([(128, 96)], [ResizeGeometry(1, 1)], postprocess_options(config))
         expected = postprocess([level[0] for level in reference], (128, 96), ours)
         assert_same_boxes(np.column_stack([again.boxes, again.scores, again.classes]), expected)
 

@@ -20,12 +20,22 @@ from src.data_loader import planes_first
 from src.detect import scenes
 from src.detect.merge import MergeOptions
 from src.detect.postprocess import postprocess
+from src.detect.predictions import DecodedMaps
 from src.detect.scene_tiles import SceneTiles
 from src.detect.scenes import SceneOptions, detect_scene, draw_preview, write_scene_maps
 from src.imaging.image_io import write_image
 from src.imaging.raster import open_raster
 from src.transforms import stretch_for_eval
-from tests.drawn_scene import INPUT_HW, NAMES, POST, by_place, draw, find_rectangles, scatter
+from tests.drawn_scene import (
+    INPUT_HW,
+    NAMES,
+    POST,
+    by_place,
+    detect_rectangles,
+    draw,
+    find_rectangles,
+    scatter,
+)
 
 
 def save(path, image):
@@ -34,7 +44,7 @@ def save(path, image):
 
 
 def detect(path, **options):
-    return detect_scene(find_rectangles, path, NAMES, INPUT_HW, SceneOptions(batch_size=4, **options), POST)
+    return detect_scene(detect_rectangles, path, NAMES, INPUT_HW, SceneOptions(batch_size=4, **options), POST)
 
 
 def assert_same(found, boxes, classes, atol):
@@ -73,7 +83,7 @@ def test_merge_is_needed(tmp_path):
     assert one_tile.tiles == 1
     with open_raster(path) as raster:
         loader = SceneTiles(raster, input_hw=INPUT_HW, batch_size=4)
-        in_tiles, _ = scenes._detect_tiles(find_rectangles, loader, POST, "scene")
+        in_tiles, _ = scenes._detect_tiles(detect_rectangles, loader, POST, "scene")
     assert len(in_tiles.boxes) > 1.4 * len(boxes)
     assert_same(detect(path).found, boxes, classes, atol=0.02)
 
@@ -95,7 +105,7 @@ def test_equals_the_tiles_own_detections_away_from_seams(tmp_path):
         again = maps[2].copy()
         again[..., 0] += again[..., 2] / 2
         again[..., 4] *= 0.7
-        return [maps[0], maps[2], again]
+        return DecodedMaps([maps[0], maps[2], again], INPUT_HW)
 
     options = SceneOptions(batch_size=4, merge=MergeOptions(iou_threshold=0.2))
     result = detect_scene(doubled, path, NAMES, INPUT_HW, options, POST)
@@ -105,7 +115,7 @@ def test_equals_the_tiles_own_detections_away_from_seams(tmp_path):
             tile, geometry = stretch_for_eval(image[y : y + 320, x : x + 320], INPUT_HW)
             batch = np.empty((1, 3, *INPUT_HW), np.uint8)
             planes_first(tile, batch[0])
-            maps = [level[0] for level in doubled(batch)]
+            maps = [level[0] for level in doubled(batch).maps]
             found = postprocess(maps, (320, 320), POST, geometry, INPUT_HW)
             rows += [
                 (label, score, *np.float32(box + (x, y, x, y)))
@@ -185,7 +195,7 @@ def test_nodata_tiles_are_skipped_and_counted(tmp_path):
 
     def counting(images):
         seen.append(images.shape)
-        return find_rectangles(images)
+        return detect_rectangles(images)
 
     result = detect_scene(counting, path, NAMES, INPUT_HW, SceneOptions(batch_size=4), POST)
     # Columns of tiles begin at 0, 256, 512, 768, 1024, 1180, rows at 0, 256, 480.

@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from src.detect.detections import write_coco_json
+from src.detect.predictions import MapBackend
 from src.evaluation.analysis import PairedImage
 from src.evaluation.coco_metrics import ClassResult, CocoResult, evaluate_coco
 from src.evaluation.recommendation import kinds_of, statistics_rows, threshold_rows, write_recommendation
@@ -25,7 +26,7 @@ from tests.tiny import tiny_config, write_tiles
 SIDE = 96
 
 
-class Oracle:
+class Oracle(MapBackend):
     """Decoded maps with the objects of the records, in the order in which the loader gives them."""
 
     def __init__(self, records, config, missed=0):

@@ -1,10 +1,11 @@
 """One interface for a trained network in any form, chosen by the file's ending.
 
-`open_model` gives a backend whose `predict` turns uint8 images into decoded maps, whatever runs it, and the
-options with what the file itself knows (classes, anchors, input size, normalisation) laid over them. MindSpore
-is imported only where it runs the network: `.onnx`, `.om`, and `.mindir` under MindSpore Lite, do without.
+`open_model` gives a backend whose `detect` turns uint8 images into detections, whatever runs it, and the options with
+what the file itself knows (classes, anchors, input size, normalisation) laid over them. MindSpore is imported only
+where it runs the network: `.onnx`, `.om`, and `.mindir` under MindSpore Lite, do without.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from ..layers.decoding import decode_maps
 from ..layers.normalisation import normalised, pixel_constants
 from ..remote.download import ENDINGS, ending_of, local_file
 from ..runtime.device import Runtime, is_launched, setup_runtime
+from .predictions import FinalBoxes, MapBackend, Prediction
 from .runtimes import Run, open_mindir, open_om, open_onnx, uses_lite
 from .settings import DETECTIONS, UINT8_NHWC, ModelSettings, read_settings
 
@@ -26,8 +28,8 @@ class Backend(Protocol):
 
     settings: ModelSettings
 
-    def predict(self, images: np.ndarray) -> list[np.ndarray]:
-        """Decoded maps, (N, H, W, 3, 5 + classes) each, boxes x y w h in 0..1, of (N, 3, H, W) uint8 RGB."""
+    def detect(self, images: np.ndarray) -> Prediction:
+        """Run the network on (N, 3, H, W) uint8 RGB; the answer gives the detections of each image."""
 
 
 def open_model(config: Config) -> tuple[Backend, Config]:
@@ -66,8 +68,8 @@ def runs_without_mindspore(config: Config) -> bool:
     return ending in (".onnx", ".om") or (ending == ".mindir" and uses_lite(config))
 
 
-class ExportedModel:
-    """A file of a fixed batch size behind `predict` for any number of images.
+class ExportedModel(MapBackend):
+    """A file of a fixed batch size, run on any number of images.
 
     Args:
         path: the file, for errors.
@@ -80,35 +82,52 @@ class ExportedModel:
         self._normalisation = pixel_constants(settings.image_mean, settings.image_std)
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
+        """See `MapBackend`; not of a file that gives final boxes."""
+        parts = list(self._run_all(images, self._maps))
+        return parts[0] if len(parts) == 1 else [np.concatenate(level) for level in zip(*parts)]
+
+    def detect(self, images: np.ndarray) -> Prediction:
         """See `Backend`."""
+        if self.settings.outputs != DETECTIONS:
+            return super().detect(images)
+        return FinalBoxes(
+            [table for (tables,) in self._run_all(images, self._final_boxes) for table in tables]
+        )
+
+    def _run_all(self, images: np.ndarray, read: Callable) -> Iterator[list[np.ndarray]]:
+        """What `read` makes of the outputs for each of the file's batches, without the rows that fill the last one."""
         size = self.settings.batch_size or len(images)
-        parts = []
         for start in range(0, len(images), size):
             batch = images[start : start + size]
             valid = len(batch)
             if valid < size:  # the file's batch is fixed: fill it by repeats
                 batch = np.concatenate([batch, np.repeat(batch[-1:], size - valid, axis=0)])
-            parts.append([output[:valid] for output in self._maps(batch)])
-        return parts[0] if len(parts) == 1 else [np.concatenate(level) for level in zip(*parts)]
+            yield [output[:valid] for output in read(self._outputs(batch))]
 
-    def _maps(self, batch: np.ndarray) -> list[np.ndarray]:
+    def _outputs(self, batch: np.ndarray) -> list[np.ndarray]:
         if self.settings.input_type == "float32":
             batch = normalised(batch.astype(np.float32), *self._normalisation)
         elif self.settings.input_type == UINT8_NHWC:
             batch = np.ascontiguousarray(batch.transpose(0, 2, 3, 1))
         try:
-            outputs = self.run(batch)
+            return self.run(batch)
         except Exception as error:  # each runtime has its own kinds
             shape = "x".join(map(str, batch.shape))
             raise UserError(
                 f"{self.path}: does not run on {batch.dtype} input {shape} ({first_line(error)}); give the "
                 "--testing_shape and --batch_size that it was exported with"
             ) from error
-        if self.settings.outputs == DETECTIONS:
-            found = outputs[0]
-            if len(outputs) == 2:  # of a fixed length; the second output counts the true rows
-                found = found[: int(outputs[1].reshape(-1)[0])]
-            return [detections_as_map(found, self.settings)]
+
+    @staticmethod
+    def _final_boxes(outputs: list[np.ndarray]) -> list[np.ndarray]:
+        """The one image's boxes (1, n, 6)."""
+        found = outputs[0]
+        if len(outputs) == 2:  # of a fixed length; the second output counts the true rows
+            found = found[: int(outputs[1].reshape(-1)[0])]
+        return [found[None]]
+
+    def _maps(self, outputs: list[np.ndarray]) -> list[np.ndarray]:
+        """Decoded maps of a batch."""
         heads = self.settings.heads
         if len(outputs) != len(heads.strides):
             raise UserError(
@@ -124,18 +143,6 @@ class ExportedModel:
                 "--config_path that it was trained with"
             )
         return outputs if decoded else decode_maps(outputs, heads)
-
-
-def detections_as_map(found: np.ndarray, settings: ModelSettings) -> np.ndarray:
-    """Final boxes (n, 6) of one image as a decoded map (1, n, 1, 1, 5 + C), so that one path serves all."""
-    height, width = settings.input_hw
-    out = np.zeros((1, len(found), 1, 1, 5 + len(settings.class_names)), np.float32)
-    rows = out[0, :, 0, 0]
-    rows[:, :2] = (found[:, :2] + found[:, 2:4]) / 2 / (width, height)
-    rows[:, 2:4] = (found[:, 2:4] - found[:, :2]) / (width, height)
-    rows[:, 4] = 1
-    rows[np.arange(len(found)), 5 + found[:, 5].astype(int)] = found[:, 4]
-    return out
 
 
 def setup_inference(config: Config) -> Runtime:

@@ -10,7 +10,8 @@ import numpy as np
 from ..base.atomic import atomic_write
 from ..data_loader import EvalBatch, EvalLoader
 from ..imaging.boxes import to_corner
-from .postprocess import Detections, PostprocessOptions, postprocess
+from .postprocess import Detections, PostprocessOptions
+from .predictions import Prediction
 
 # One detection; bbox is x y width height in the image's pixels, as COCO writes it. 32 bytes.
 DETECTION = np.dtype([("image_id", "i8"), ("bbox", "f4", 4), ("score", "f4"), ("category_id", "i4")])
@@ -20,7 +21,7 @@ _BATCHES_BEHIND = 2  # network outputs that wait for post-processing; bounds the
 
 
 def detect_set(
-    predict: Callable[[np.ndarray], list[np.ndarray]],
+    detect: Callable[[np.ndarray], Prediction],
     loader: EvalLoader,
     options: PostprocessOptions,
     progress: Callable[[int], None] = lambda images: None,
@@ -30,7 +31,7 @@ def detect_set(
     Reading and post-processing run in threads beside the network.
 
     Args:
-        predict: (N, 3, H, W) uint8 to decoded maps of the three strides.
+        detect: of a `Backend`.
         loader: the images.
         options: thresholds.
         progress: called with the number of images that a batch adds.
@@ -44,20 +45,12 @@ def detect_set(
 
     with ThreadPoolExecutor(1, thread_name_prefix="postprocess") as pool:
         for batch in loader:
-            maps = predict(batch.images)
-            waiting.append((batch, pool.submit(_detect_batch, maps, batch, options)))
+            found = detect(batch.images)
+            waiting.append((batch, pool.submit(found.detections, batch.image_wh, batch.geometry, options)))
             if len(waiting) > _BATCHES_BEHIND:
                 yield finish()
         while waiting:
             yield finish()
-
-
-def _detect_batch(maps, batch: EvalBatch, options: PostprocessOptions) -> list[Detections]:
-    input_hw = batch.images.shape[2:]
-    return [
-        postprocess([level[row] for level in maps], wh, options, geometry, input_hw)
-        for row, (wh, geometry) in enumerate(zip(batch.image_wh, batch.geometry))
-    ]
 
 
 def to_table(image_id: int, found: Detections, category_ids: tuple[int, ...]) -> np.ndarray:

@@ -76,7 +76,7 @@ def detect_images(
     failures: list[Failure] = []
     with progress_bar(len(paths), "detect", "image") as bar, ThreadPoolExecutor(1) as writer:
         jobs = []
-        for batch, found in detect_set(backend.predict, loader, inference_options(config), bar.update):
+        for batch, found in detect_set(backend.detect, loader, inference_options(config), bar.update):
             for record, detections in zip(batch.records, found):
                 results.append(ImageDetections(record.path, record.width, record.height, detections))
                 target = folder / names[record.id]
@@ -129,7 +129,7 @@ def detect_scenes(
 def scene_in(backend: Backend, path: Path, config: Config, options: SceneOptions) -> SceneDetections:
     """What is in a scene, by the options (UserError where it cannot be read)."""
     return detect_scene(
-        backend.predict,
+        backend.detect,
         path,
         tuple(config.labels),
         config.eval_input_hw,

@@ -62,7 +62,7 @@ class Model:
         small, _, failures = split_by_size([path], largest_side(self.config))
         if small:
             loader = image_loader(small, self.config.replace(batch_size=1))
-            batches = list(detect_set(self.backend.predict, loader, inference_options(self.config)))
+            batches = list(detect_set(self.backend.detect, loader, inference_options(self.config)))
             failures = loader.failures
         if failures:
             raise UserError(failures[0].reason)

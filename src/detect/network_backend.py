@@ -9,6 +9,7 @@ from ..logger import get_logger
 from ..weights.carried import with_checkpoint_options
 from ..weights.checkpoint import load_network, read_checkpoint
 from ..yolo import Normalize, YoloDecoder, YoloDetector, YoloV4, build_network
+from .predictions import MapBackend
 from .settings import ModelSettings
 
 
@@ -24,7 +25,7 @@ class _Predict(nn.Cell):
         return self.detector(self.normalize(images))
 
 
-class NetworkBackend:
+class NetworkBackend(MapBackend):
     """Decoded boxes from the network in memory; a `src.detect.backends.Backend`."""
 
     def __init__(self, network: YoloV4, config: Config):
@@ -35,7 +36,7 @@ class NetworkBackend:
         )
 
     def predict(self, images: np.ndarray) -> list[np.ndarray]:
-        """See `Backend`."""
+        """See `MapBackend`."""
         self.network.set_train(False)
         return [output.asnumpy() for output in self._predict(ms.Tensor(images))]
 

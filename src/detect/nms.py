@@ -39,6 +39,8 @@ def suppress(
         Indices of the kept boxes, best first.
     """
     order = np.argsort(-scores, kind="stable")
+    if threshold >= 1:  # no overlap is larger
+        return order[:limit]
     pairs = _Overlaps(boxes[order], classes[order], threshold, diou, offset)
     limit = len(order) if limit is None else limit
     kept = np.zeros(0, np.intp)

@@ -70,13 +70,18 @@ def postprocess(maps: list[np.ndarray], image_wh, options: PostprocessOptions, g
         `Detections`, clipped to the image.
     """
     candidates, scores, classes = select_candidates(maps, options)
-    width, height = (float(side) for side in image_wh)
     if geometry is None:
-        boxes = from_centre(candidates * np.array([width, height] * 2, np.float32))
+        boxes = from_centre(candidates * np.array([*image_wh] * 2, np.float32))
     else:
         boxes = geometry.inverse(
             from_centre(candidates * np.array([input_hw[1], input_hw[0]] * 2, np.float32))
         )
+    return finish(boxes, scores, classes, image_wh, options)
+
+
+def finish(boxes, scores, classes, image_wh, options: PostprocessOptions) -> Detections:
+    """Detections of candidates (n, 4) x1 y1 x2 y2 in pixels of the image: clipped, suppressed, the best ones kept."""
+    width, height = (float(side) for side in image_wh)
     if not options.nms_before_clip:
         boxes, scores, classes = _clipped(boxes, scores, classes, width, height, options.published_overlap)
     offset = 1.0 if options.published_overlap else 0.0

@@ -14,6 +14,7 @@ from .detections import detect_set
 from .geojson import crs_name, map_corners, to_wgs84, write_geojson
 from .merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
 from .postprocess import Detections, PostprocessOptions
+from .predictions import Prediction
 from .scene_tiles import SceneTiles
 
 _MOST_DRAWN = 20_000  # boxes in the preview
@@ -82,7 +83,7 @@ class SceneDetections:
 
 
 def detect_scene(
-    predict: Callable[[np.ndarray], list[np.ndarray]],
+    detect: Callable[[np.ndarray], Prediction],
     path: Path,
     class_names: tuple[str, ...],
     input_hw: tuple[int, int],
@@ -92,7 +93,7 @@ def detect_scene(
     """Detect in a scene.
 
     Args:
-        predict: (N, 3, H, W) uint8 RGB to decoded maps of the three strides, N always `batch_size`.
+        detect: of a `Backend`; called with (N, 3, H, W) uint8 RGB, N always `batch_size`.
         path: the scene.
         class_names: names of the classes.
         input_hw: (height, width) of the network's input.
@@ -113,7 +114,7 @@ def detect_scene(
             workers=options.workers,
         )
         started = time.perf_counter()
-        in_tiles, tiles = _detect_tiles(predict, loader, post, path.name)
+        in_tiles, tiles = _detect_tiles(detect, loader, post, path.name)
         found = merge_scene(in_tiles, options.merge)
         seconds = time.perf_counter() - started
         preview = raster.preview(options.preview_side) if options.preview_side else None
@@ -124,13 +125,13 @@ def detect_scene(
 
 
 def _detect_tiles(
-    predict, loader: SceneTiles, post: PostprocessOptions, name: str
+    detect, loader: SceneTiles, post: PostprocessOptions, name: str
 ) -> tuple[TileDetections, int]:
     """Detections of all tiles in scene pixels, and how many tiles were not skipped."""
     boxes, scores, classes, tile = [np.zeros((0, 4))], [np.zeros(0, np.float32)], [np.zeros(0, np.int32)], []
     counts, capped, seen, skipped = [], 0, 0, 0
     with progress_bar(len(loader.tiles), name, "tile") as bar:
-        for batch, found in detect_set(predict, loader, post):
+        for batch, found in detect_set(detect, loader, post):
             for shown, detections in zip(batch.records, found):
                 boxes.append(detections.boxes + np.array([shown.x, shown.y] * 2, np.float64))
                 scores.append(detections.scores)

@@ -146,7 +146,8 @@ class ModelSettings:
         """The options with what the model fixes; a client need not repeat them.
 
         Raises:
-            UserError: `labels` was set, to other classes than the model's; or settings that make no network.
+            UserError: `labels` was set, to other classes than the model's; `multi_label`, where the model itself
+                chooses the best class of a box; or settings that make no network.
         """
         if config.origins["labels"] != "default" and tuple(config.labels) != self.class_names:
             raise UserError(
@@ -159,6 +160,8 @@ class ModelSettings:
                 raise UserError(
                     f"{key} asks for {asked}, and the model takes {own} alone; leave it out, or export it at that size"
                 )
+        if self.outputs == DETECTIONS and config.multi_label:
+            raise UserError("multi_label: the model gives each box its best class; set it to False")
         fixed = {
             "labels": list(self.class_names),
             "network": self.network,

@@ -14,6 +14,7 @@ from ..detect.backends import Backend
 from ..detect.detections import DETECTION, detect_set, to_table, write_coco_json
 from ..detect.letterbox import eval_resize
 from ..detect.postprocess import PostprocessOptions, postprocess_options
+from ..detect.predictions import Prediction
 from ..distributed_sampler import shard_indices
 from ..imaging.image_io import read_rgb, write_image
 from ..imaging.visualize import draw_boxes, side_by_side
@@ -68,16 +69,16 @@ def detect_in_set(
     total = len(loader.indices)
     seconds = 0.0
 
-    def predict(images: np.ndarray) -> list[np.ndarray]:
+    def timed(images: np.ndarray) -> Prediction:
         nonlocal seconds
         started = time.perf_counter()
-        maps = backend.predict(images)
+        found = backend.detect(images)
         seconds += time.perf_counter() - started
-        return maps
+        return found
 
     with progress_bar(total, "evaluate", "image", runtime.rank) as bar:
         done = capped = 0
-        for batch, found in detect_set(predict, loader, options, bar.update):
+        for batch, found in detect_set(timed, loader, options, bar.update):
             tables.extend(
                 to_table(image_id, detections, dataset.category_ids)
                 for image_id, detections in zip(batch.image_ids, found)

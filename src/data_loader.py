@@ -7,11 +7,12 @@ do not depend on the number of threads and a run can go on from any step.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -58,6 +59,14 @@ class EvalBatch:
     def image_wh(self) -> np.ndarray:
         """(valid, 2) width and height of the images that count."""
         return np.array([(record.width, record.height) for record in self.records[: self.valid]])
+
+
+class EvalSample(NamedTuple):
+    """What is read (`id`, `path`, `width`, `height`), its pixels in the input's size (H, W, 3), and the geometry."""
+
+    record: Any
+    image: np.ndarray
+    geometry: ResizeGeometry
 
 
 class TrainLoader:
@@ -134,7 +143,13 @@ class TrainLoader:
                 rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
                 yield [(int(index), epoch, self.shape(epoch, step)) for index in indices[rows]]
 
-        return prefetch(jobs(), self._sample, self._collate, self.workers)
+        dropped = self.dropped_boxes
+        yield from prefetch(jobs(), self._sample, self._collate, self.workers)
+        if self.dropped_boxes > dropped:
+            get_logger().info(
+                "max_box=%d: %d objects of this epoch's training images were dropped",
+                self.max_box, self.dropped_boxes - dropped,
+            )  # fmt: skip
 
     def _sample(self, index: int, epoch: int, input_hw: tuple[int, int]) -> tuple[Sample, int, Path]:
         """What training sees of a record in an epoch, how many objects were left out of it, and its path."""
@@ -165,16 +180,15 @@ class TrainLoader:
             return self.augment.join(rng, samples, input_hw)
 
     def _collate(self, samples) -> TrainBatch:
-        height, width = samples[0][0][0].shape[:2]
-        images = np.empty((len(samples), 3, height, width), np.uint8)
         boxes = np.zeros((len(samples), self.rows, 5), np.float32)
-        for row, ((image, found, classes), surplus, path) in enumerate(samples):
-            planes_first(image, images[row])
+        for row, ((_, found, classes), surplus, path) in enumerate(samples):
             if surplus:
                 self._warn_dropped(surplus, path)
             boxes[row, : len(found), :4] = found
             boxes[row, : len(found), 4] = classes
-        return TrainBatch(images, boxes, [path for *_, path in samples])
+        return TrainBatch(
+            _stacked([sample[0] for sample, *_ in samples]), boxes, [path for *_, path in samples]
+        )
 
     def _warn_dropped(self, count: int, path: Path) -> None:
         if not self.dropped_boxes:
@@ -218,34 +232,64 @@ class EvalLoader:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        def jobs():
-            for start in range(0, len(self.indices), self.batch_size):
-                yield [(self.dataset.records[i],) for i in self.indices[start : start + self.batch_size]]
+        records = [self.dataset.records[index] for index in self.indices]
+        return eval_batches(records, self._sample, self.batch_size, self.workers)
 
-        return prefetch(jobs(), self._sample, self._collate, self.workers)
-
-    def _sample(self, record: ImageRecord):
+    def _sample(self, record: ImageRecord) -> EvalSample:
         with naming_image(record.path):
             image = read_rgb(record.path, (record.width, record.height))
-            return record, *self.resize(image, self.input_hw)
-
-    def _collate(self, samples) -> EvalBatch:
-        return eval_batch(samples, self.batch_size)
+            return EvalSample(record, *self.resize(image, self.input_hw))
 
 
-def eval_batch(samples: list[tuple], batch_size: int) -> EvalBatch:
-    """A batch of (record, image in the input's size, geometry); an incomplete one is filled by repeats."""
+def eval_batches(
+    items: Sequence,
+    sample: Callable[[Any], Any],
+    batch_size: int,
+    workers: int,
+    left_out: Callable[[Any], None] = lambda reason: None,
+) -> Iterator[EvalBatch]:
+    """Full batches of what `sample` makes of each item, in order, by threads ahead of the network.
+
+    Args:
+        items: what to read.
+        sample: gives an `EvalSample`, or anything else for an item that is left out.
+        batch_size: images a batch; the last one is filled by repeats, so that its shape does not change.
+        workers: threads.
+        left_out: called with what `sample` gave instead, in the order of the items.
+    """
+    jobs = (
+        [(item,) for item in items[start : start + batch_size]] for start in range(0, len(items), batch_size)
+    )
+    waiting: list[EvalSample] = []
+    for results in prefetch(jobs, sample, list, workers):
+        for result in results:
+            if isinstance(result, EvalSample):
+                waiting.append(result)
+            else:
+                left_out(result)
+        if len(waiting) >= batch_size:
+            yield _eval_batch(waiting[:batch_size], batch_size)
+            waiting = waiting[batch_size:]
+    if waiting:
+        yield _eval_batch(waiting, batch_size)
+
+
+def _eval_batch(samples: list[EvalSample], batch_size: int) -> EvalBatch:
     valid = len(samples)
-    samples = samples + [samples[-1]] * (batch_size - valid)
-    records, resized, geometry = zip(*samples)
-    images = np.empty((batch_size, 3, *resized[0].shape[:2]), np.uint8)
-    for row, image in enumerate(resized):
-        planes_first(image, images[row])
-    return EvalBatch(images, list(records), list(geometry), valid)
+    records, images, geometry = zip(*samples, *[samples[-1]] * (batch_size - valid))
+    return EvalBatch(_stacked(images), list(records), list(geometry), valid)
+
+
+def _stacked(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images (H, W, 3) uint8 of one size as (N, 3, H, W)."""
+    batch = np.empty((len(images), 3, *images[0].shape[:2]), np.uint8)
+    for image, planes in zip(images, batch):
+        planes_first(image, planes)
+    return batch
 
 
 def _happens(rng: np.random.Generator, probability: float) -> bool:
-    """Whether an event of this probability happens; what is sure draws nothing."""
+    """Whether an event of this probability happens; nothing is drawn where the probability is 0 or 1."""
     return probability >= 1 or (probability > 0 and rng.random() < probability)
 
 

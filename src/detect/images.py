@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..base.errors import UserError
-from ..data_loader import EvalBatch, eval_batch, naming_image, prefetch
+from ..data_loader import EvalBatch, EvalSample, eval_batches, naming_image
 from ..imaging.image_io import IMAGE_SUFFIXES, read_rgb, read_size
 from ..yolo_dataset import ImageRecord
 
@@ -92,15 +92,11 @@ class ImageLoader:
         self.failures: list[Failure] = []
 
     def __iter__(self) -> Iterator[EvalBatch]:
-        jobs = (
-            [(index,) for index in range(start, min(start + self.batch_size, len(self.paths)))]
-            for start in range(0, len(self.paths), self.batch_size)
+        return eval_batches(
+            range(len(self.paths)), self._sample, self.batch_size, self.workers, self.failures.append
         )
-        for batch in prefetch(jobs, self._sample, self._collate, self.workers):
-            if batch is not None:
-                yield batch
 
-    def _sample(self, index: int):
+    def _sample(self, index: int) -> EvalSample | Failure:
         path = self.paths[index]
         try:
             with naming_image(path):
@@ -108,12 +104,8 @@ class ImageLoader:
         except UserError as error:
             return Failure(path, str(error))
         height, width = image.shape[:2]
-        return ImageRecord.unlabelled(index, path, width, height), *self.resize(image, self.input_hw)
-
-    def _collate(self, samples) -> EvalBatch | None:
-        self.failures += [sample for sample in samples if isinstance(sample, Failure)]
-        samples = [sample for sample in samples if not isinstance(sample, Failure)]
-        return eval_batch(samples, self.batch_size) if samples else None
+        record = ImageRecord.unlabelled(index, path, width, height)
+        return EvalSample(record, *self.resize(image, self.input_hw))
 
 
 def split_by_size(paths: list[Path], side: int) -> tuple[list[Path], list[Path], list[Failure]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..base.errors import UserError
-from ..data_loader import EvalBatch, eval_batch, prefetch
+from ..data_loader import EvalBatch, EvalSample, eval_batches
 from ..imaging.tiling import PADDING, tile_starts
 from ..transforms import stretch_for_eval
 
@@ -89,23 +89,12 @@ class SceneTiles:
 
     def __iter__(self) -> Iterator[EvalBatch]:
         self.skipped = 0
+        return eval_batches(self.tiles, self._sample, self.batch_size, self.workers, self._skip)
 
-        def jobs():
-            for start in range(0, len(self.tiles), self.batch_size):
-                yield [(tile,) for tile in self.tiles[start : start + self.batch_size]]
+    def _skip(self, _: None) -> None:
+        self.skipped += 1
 
-        waiting = []
-        for samples in prefetch(jobs(), self._sample, list, self.workers):
-            shown = [sample for sample in samples if sample is not None]
-            self.skipped += len(samples) - len(shown)
-            waiting += shown
-            if len(waiting) >= self.batch_size:
-                yield eval_batch(waiting[: self.batch_size], self.batch_size)
-                waiting = waiting[self.batch_size :]
-        if waiting:
-            yield eval_batch(waiting, self.batch_size)
-
-    def _sample(self, tile: SceneTile):
+    def _sample(self, tile: SceneTile) -> EvalSample | None:
         image = self.raster.read(tile.x, tile.y, tile.width, tile.height)
         if image is None:
             return None
@@ -114,4 +103,4 @@ class SceneTiles:
             padded = np.full((height, width, 3), PADDING, np.uint8)
             padded[: tile.height, : tile.width] = image
             image = padded
-        return tile, *stretch_for_eval(image, self.input_hw)
+        return EvalSample(tile, *stretch_for_eval(image, self.input_hw))

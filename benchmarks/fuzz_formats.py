@@ -389,24 +389,6 @@ def _read_zip(folder: Path) -> Reader:
     return read
 
 
-def _submission_seeds(folder: Path) -> list[bytes]:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as packed:
-        packed.writestr("Task2_ship.txt", "P0001 0.9 1 2 30 40\nP0002 0.5 5 5 9 9\n")
-        packed.writestr("Task2_plane.txt", "P0001 0.25 1.5 2.5 3.25 4\n")
-    return [buffer.getvalue()]
-
-
-def _read_submission(folder: Path) -> Reader:
-    from src.evaluation.dota_submission import read_submission
-
-    def read(path: Path) -> None:
-        for found in read_submission(path, NAMES).values():
-            assert np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()
-
-    return read
-
-
 # ---------------------------------------------------------------- weights and models
 
 
@@ -579,7 +561,6 @@ FORMATS: dict[str, Format] = {
     "gif": Format(".gif", _image_seeds("GIF"), _read_image, 0.5),
     "geotiff": Format(".tif", _geotiff_seeds, _read_geotiff),
     "zip": Format(".zip", _zip_seeds, _read_zip),
-    "submission": Format(".zip", _submission_seeds, _read_submission, 0.5),
     "ckpt": Format(".ckpt", _ckpt_seeds, _read_ckpt),
     "weights": Format(".weights", _weights_seeds, _read_weights, 0.5, _header_mutated),
     "pth": Format(".pth", _pth_seeds, _read_pth),

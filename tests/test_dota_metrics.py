@@ -21,7 +21,7 @@ def overlap(a, b, offset):
     return width * height / (sum(area) - width * height)
 
 
-def by_the_rule(truth, found, label, offset, eleven_points):
+def by_the_rule(truth, found, label, offset):
     """AP of one class: VOC's rule, loop by loop, and its area by hand."""
     objects = {
         scene: [
@@ -59,8 +59,6 @@ def by_the_rule(truth, found, label, offset, eleven_points):
         else:
             wrong += 1
         curve.append((right / positives, right / (right + wrong)))
-    if eleven_points:
-        return sum(max([p for r, p in curve if r >= k / 10 - 1e-12], default=0.0) for k in range(11)) / 11
     area, before = 0.0, 0.0
     for number, (recall, _) in enumerate(curve):
         area += (recall - before) * max(p for _, p in curve[number:])
@@ -90,12 +88,11 @@ def random_case(seed):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("eleven_points", [False, True])
 @pytest.mark.parametrize("whole_pixels", [False, True])
-def test_equals_a_second_implementation(seed, eleven_points, whole_pixels):
+def test_equals_a_second_implementation(seed, whole_pixels):
     truth, found = random_case(seed)
-    result = evaluate_dota(truth, found, NAMES, use_07_metric=eleven_points, whole_pixels=whole_pixels)
-    expected = [by_the_rule(truth, found, label, float(whole_pixels), eleven_points) for label in range(3)]
+    result = evaluate_dota(truth, found, NAMES, whole_pixels=whole_pixels)
+    expected = [by_the_rule(truth, found, label, float(whole_pixels)) for label in range(3)]
     for entry, value in zip(result.classes, expected):
         assert entry.ap == pytest.approx(value, abs=1e-6, nan_ok=True)
     assert math.isnan(expected[2]) and 0.1 < expected[0] < 0.95
@@ -138,6 +135,5 @@ def test_overlap_matrix_in_parts_is_the_same(monkeypatch):
 
 
 def test_average_precision_of_a_perfect_and_an_empty_curve():
-    for eleven_points in (False, True):
-        assert average_precision(np.array([0.5, 1.0]), np.ones(2), eleven_points) == pytest.approx(1.0)
-        assert average_precision(np.zeros(0), np.zeros(0), eleven_points) == 0.0
+    assert average_precision(np.array([0.5, 1.0]), np.ones(2)) == pytest.approx(1.0)
+    assert average_precision(np.zeros(0), np.zeros(0)) == 0.0

@@ -16,7 +16,6 @@ from src.detect.postprocess import Detections
 from src.evaluation.dota_submission import (
     find_places,
     merge_scenes,
-    read_submission,
     read_truth,
     score_scenes,
     write_submission,
@@ -139,7 +138,7 @@ def test_score_equals_a_second_implementation_that_reads_the_files(dota, tmp_pat
     scenes = merge_scenes(table, dataset)
     archive = write_submission(scenes, NAMES, tmp_path / "Task2.zip")
     labels = root / "scenes/labelTxt"
-    result = score_scenes(read_submission(archive, NAMES), labels, NAMES)
+    result = score_scenes(read_back(archive), labels, NAMES)
     expected = [score_files(archive, labels, SIZES, name) for name in NAMES]
     assert [entry.ap for entry in result.classes] == pytest.approx(expected, abs=1e-6)
     assert result.mean_ap == pytest.approx(np.mean(expected), abs=1e-6) and 0.2 < result.mean_ap < 0.95
@@ -221,10 +220,25 @@ def test_scenes_without_detections_are_there_and_count(dota):
     assert result.mean_ap == 0 and all(entry.objects for entry in result.classes)
 
 
+def read_back(archive):
+    """Detections of each scene, from the text of a submission's files."""
+    rows = {}
+    with zipfile.ZipFile(archive) as files:
+        for label, name in enumerate(NAMES):
+            for line in files.read(f"Task2_{name}.txt").decode().splitlines():
+                scene, *numbers = line.split()
+                rows.setdefault(scene, []).append([*map(float, numbers), label])
+    tables = {scene: np.array(sorted(table, key=lambda row: -row[0])) for scene, table in rows.items()}
+    return {
+        scene: Detections(np.float32(table[:, 1:5]), np.float32(table[:, 0]), np.int32(table[:, 5]))
+        for scene, table in tables.items()
+    }
+
+
 def test_a_submission_is_read_back(tmp_path):
     boxes = np.array([[1.234, 2, 30, 40], [5, 6, 70.5, 80]], np.float32)
     found = {"S": Detections(boxes, np.array([0.875, 1e-3], np.float32), np.array([2, 0], np.int32))}
-    back = read_submission(write_submission(found, NAMES, tmp_path / "a.zip"), NAMES)
+    back = read_back(write_submission(found, NAMES, tmp_path / "a.zip"))
     np.testing.assert_allclose(back["S"].boxes, boxes, atol=0.005)
     assert back["S"].scores.tolist() == found["S"].scores.tolist()
     assert back["S"].classes.tolist() == [2, 0]
@@ -243,16 +257,6 @@ def test_bad_input_is_named(dota, tmp_path):
     assert "scene 'a b'" in message(write_submission, {"a b": none}, NAMES, tmp_path / "a.zip")
     assert not list(tmp_path.iterdir())
     assert "P9.txt: no such label file" in message(read_truth, tmp_path, ["P9"], NAMES)
-    assert "not a submission" in message(read_submission, tmp_path / "none.zip", NAMES)
-    for name, line, expected in (
-        ("Task2_boat.txt", "", "expected Task2_<class>.txt of plane, ship"),
-        ("Task2_ship.txt", "P1 0.5 1 2 3\n", "Task2_ship.txt:1: expected scene, score"),
-        ("Task2_ship.txt", "\nP1 0.5 1 2 3 x\n", "Task2_ship.txt:1: expected"),
-    ):
-        path = tmp_path / "bad.zip"
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr(name, line)
-        assert expected in message(read_submission, path, NAMES)
     document = json.loads(dataset.ann_file.read_text())
     document["images"][0]["offset"] = [5000, 0]
     ann_file = tmp_path / "ann.json"

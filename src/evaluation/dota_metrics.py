@@ -71,7 +71,6 @@ def evaluate_dota(
     class_names: tuple[str, ...],
     *,
     iou_threshold: float = 0.5,
-    use_07_metric: bool = False,
     whole_pixels: bool = True,
 ) -> DotaResult:
     """Score detections of whole scenes.
@@ -81,7 +80,6 @@ def evaluate_dota(
         found: detections of each scene in scene pixels; a scene may be missing.
         class_names: names of the classes.
         iou_threshold: overlap from which, exclusively, a detection is right.
-        use_07_metric: mean precision at 11 recalls instead of the area under the curve.
         whole_pixels: widths and heights are counted with + 1, as DOTA's and VOC's tools do.
 
     Raises:
@@ -111,7 +109,7 @@ def evaluate_dota(
             )
         score = np.concatenate(scores or [np.zeros(0)])
         outcome = np.concatenate(outcomes or [np.zeros(0, np.int8)])[np.argsort(-score, kind="stable")]
-        results.append(_class_result(name, outcome, objects, use_07_metric))
+        results.append(_class_result(name, outcome, objects))
     return DotaResult(tuple(results), iou_threshold)
 
 
@@ -134,20 +132,17 @@ def _judge(boxes, objects, difficult, threshold: float, offset: float) -> np.nda
     return outcome
 
 
-def _class_result(name: str, outcome: np.ndarray, objects: int, use_07_metric: bool) -> DotaClassResult:
+def _class_result(name: str, outcome: np.ndarray, objects: int) -> DotaClassResult:
     outcome = outcome[outcome >= 0]
     if not objects:
         return DotaClassResult(name, float("nan"), float("nan"), 0, len(outcome))
     right = np.cumsum(outcome == 1)
     recall, precision = right / objects, right / np.arange(1, len(right) + 1)
-    ap = average_precision(recall, precision, use_07_metric)
+    ap = average_precision(recall, precision)
     return DotaClassResult(name, ap, float(recall[-1]) if len(recall) else 0.0, objects, len(outcome))
 
 
-def average_precision(recall: np.ndarray, precision: np.ndarray, use_07_metric: bool = False) -> float:
-    """VOC average precision of a curve of rising recall (n,): area under its envelope, or mean at 11 recalls."""
+def average_precision(recall: np.ndarray, precision: np.ndarray) -> float:
+    """VOC average precision of a curve of rising recall (n,): the area under its envelope."""
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    if use_07_metric:
-        at = np.searchsorted(recall, np.arange(11) / 10 - 1e-12)
-        return float(np.append(envelope, 0.0)[at].mean())
     return float((np.diff(recall, prepend=0.0) * envelope).sum())

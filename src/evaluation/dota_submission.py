@@ -23,7 +23,6 @@ from ..yolo_dataset import DetectionSet, read_annotations
 from .dota_metrics import DotaResult, SceneObjects, evaluate_dota
 
 _TILE_NAME = re.compile(r"(?P<scene>.+)__x(?P<x>\d+)__y(?P<y>\d+)")
-_LARGEST_FILE = 256 << 20  # of a submission, a class
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold: equal content, equal file
 
 
@@ -165,50 +164,6 @@ def _class_lines(scenes: Mapping[str, Detections], label: int) -> Iterable[str]:
             yield "{} {:.6g} {:.2f} {:.2f} {:.2f} {:.2f}\n".format(scene, score, *box)
 
 
-def read_submission(path: Path, class_names) -> dict[str, Detections]:
-    """Detections of each scene that a submission zip names.
-
-    Raises:
-        UserError: no readable zip, a file of an unknown class or a line that is not of the form.
-    """
-    rows: dict[str, list] = defaultdict(list)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in sorted(archive.namelist()):
-                name = entry.removeprefix("Task2_").removesuffix(".txt")
-                if f"Task2_{name}.txt" != entry or name not in class_names:
-                    raise UserError(
-                        f"{path}: {shown(entry)}: expected Task2_<class>.txt of {', '.join(class_names)}"
-                    )
-                label = list(class_names).index(name)
-                if archive.getinfo(entry).file_size > _LARGEST_FILE:
-                    raise UserError(f"{path}: {shown(entry)}: over {_LARGEST_FILE} bytes unpacked; a bomb?")
-                for number, line in enumerate(archive.read(entry).decode().splitlines(), start=1):
-                    words = line.split()
-                    try:
-                        scene, *numbers = words
-                        score, *box = map(float, numbers)
-                        if len(box) != 4 or not np.isfinite(np.float32([score, *box])).all():
-                            raise ValueError
-                    except ValueError:
-                        raise UserError(
-                            f"{path}: {entry}:{number}: expected scene, score, xmin, ymin, xmax, ymax"
-                        ) from None
-                    rows[scene].append((label, score, *box))
-    except UserError:
-        raise
-    except Exception as error:  # zipfile's own kinds and those of its decompressors
-        raise UserError(f"{path}: not a submission that can be read ({shown(error)})") from error
-    scenes = {}
-    for scene, values in rows.items():
-        table = np.array(values, np.float64)
-        table = table[np.argsort(-table[:, 1], kind="stable")]
-        scenes[scene] = Detections(
-            table[:, 2:].astype(np.float32), table[:, 1].astype(np.float32), table[:, 0].astype(np.int32)
-        )
-    return scenes
-
-
 def read_truth(label_dir: Path, scenes: Iterable[str], class_names) -> dict[str, SceneObjects]:
     """Ground truth of scenes from their files in a `labelTxt` folder, oriented boxes made horizontal.
 
@@ -229,20 +184,17 @@ def read_truth(label_dir: Path, scenes: Iterable[str], class_names) -> dict[str,
     return truth
 
 
-def score_scenes(
-    scenes: Mapping[str, Detections], label_dir: Path, class_names, use_07_metric: bool = False
-) -> DotaResult:
+def score_scenes(scenes: Mapping[str, Detections], label_dir: Path, class_names) -> DotaResult:
     """DOTA's score of scenes' detections against a `labelTxt` folder.
 
     Args:
         scenes: detections of each scene that counts, of `merge_scenes`; one without any is there too.
         label_dir: folder of the label files.
         class_names: names of the classes.
-        use_07_metric: VOC 2007's mean at 11 recalls, as DOTA's own tool for v1.0 has it.
 
     Raises:
         UserError: a label file is missing or cannot be read.
     """
     class_names = tuple(class_names)
     truth = read_truth(label_dir, scenes, class_names)
-    return evaluate_dota(truth, scenes, class_names, use_07_metric=use_07_metric)
+    return evaluate_dota(truth, scenes, class_names)

@@ -9,8 +9,6 @@ from ..cspdarknet53_tiny import TinyStage
 from ..layers.activations import Mish
 from ..layers.batch_norm import BatchNorm
 
-PRECISIONS = ("O0", "O1", "O2", "O3")
-
 
 def freeze(network: nn.Cell, prefixes: list[str]) -> int:
     """Keep weights and BatchNorm statistics of the layers whose names begin so; returns their parameters.

@@ -44,6 +44,12 @@ def file_server(behaviour: Behaviour) -> Iterator[str]:
         def log_message(self, *words):
             pass
 
+        def do_HEAD(self):
+            with lock:
+                behaviour.requests.append((self.path, None, None))
+            headers = {"Content-Length": str(len(behaviour.content)), "Accept-Ranges": "bytes"}
+            self._head(200, headers)
+
         def do_GET(self):
             with lock:
                 wanted = self.headers.get("Range")
@@ -69,12 +75,14 @@ def file_server(behaviour: Behaviour) -> Iterator[str]:
             headers = {"ETag": behaviour.etag} if behaviour.etag else {}
             same = self.headers.get("If-Range") in (None, behaviour.etag)
             if wanted and behaviour.ranges and same:
-                start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1])
+                start, end = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted).groups()
+                start, end = int(start), int(end or len(content) - 1)
                 if start >= len(content):
                     self._head(416, {"Content-Range": f"bytes */{len(content)}", "Content-Length": "0"})
                     return
                 status = 206
-                headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                headers["Content-Range"] = f"bytes {start}-{min(end, len(content) - 1)}/{len(content)}"
+                content = content[: end + 1]
             body = content[start:]
             if behaviour.chunked:
                 headers["Transfer-Encoding"] = "chunked"

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from ..base.atomic import atomic_write
-from ..base.errors import UserError
+from ..base.errors import UserError, one_line
+from ..imaging.gdal import gdal
 from .postprocess import Detections
 
 _ROWS_AT_ONCE = 10_000
@@ -29,18 +30,22 @@ def map_corners(boxes: np.ndarray, transform) -> np.ndarray:
 def to_wgs84(corners: np.ndarray, crs) -> np.ndarray:
     """Outlines (n, 4, 2) of a coordinate system as longitude and latitude, counter-clockwise.
 
+    What lies outside of the system's domain has no place there: its numbers are not finite.
+
     Raises:
         UserError: the system cannot be transformed.
     """
-    from rasterio.errors import RasterioError
-    from rasterio.warp import transform
-
     if not len(corners):
         return corners
-    try:
-        longitude, latitude = transform(crs, "EPSG:4326", *corners.reshape(-1, 2).T.tolist())
-    except RasterioError as error:
-        raise UserError(f"the scene's coordinate system cannot be transformed to WGS84: {error}") from error
+    with gdal("a map") as rasterio:
+        from rasterio.warp import transform
+
+        try:
+            longitude, latitude = transform(crs, "EPSG:4326", *corners.reshape(-1, 2).T.tolist())
+        except (rasterio.errors.RasterioError, rasterio._err.CPLE_BaseError) as error:
+            raise UserError(
+                f"the scene's coordinate system cannot be transformed to WGS84: {one_line(error)}"
+            ) from error
     return _counter_clockwise(np.stack([longitude, latitude], axis=1).reshape(corners.shape))
 
 
@@ -50,7 +55,7 @@ def crs_name(crs) -> str | None:
     return f"urn:ogc:def:crs:{authority[0]}::{authority[1]}" if authority else None
 
 
-def write_geojson(path: Path, found: Detections, class_names, corners: np.ndarray, crs=None) -> None:
+def write_geojson(path: Path, found: Detections, class_names, corners: np.ndarray, crs=None) -> int:
     """Write detections as polygons with the properties class, score and pixel_box (x1 y1 x2 y2).
 
     Args:
@@ -61,9 +66,15 @@ def write_geojson(path: Path, found: Detections, class_names, corners: np.ndarra
         crs: rasterio's coordinate system of the outlines, one with a `crs_name`; None for longitude and
             latitude, as RFC 7946 has them.
 
+    Returns:
+        How many are left out, because their numbers are not finite: JSON has none such.
+
     Raises:
         UserError: the file cannot be written.
     """
+    numbers = np.concatenate([corners.reshape(-1, 8), found.boxes, found.scores[:, None]], axis=1)
+    kept = np.isfinite(numbers).all(axis=1)
+    found, corners = Detections(found.boxes[kept], found.scores[kept], found.classes[kept]), corners[kept]
     digits = 8 if crs is None or crs.is_geographic else 3  # a millimetre
     names = [json.dumps(name) for name in class_names]
     rings = np.concatenate([corners, corners[:, :1]], axis=1).reshape(-1, 10)
@@ -93,6 +104,7 @@ def write_geojson(path: Path, found: Detections, class_names, corners: np.ndarra
             handle.write(separator + lines)
             separator = ",\n"
         handle.write("\n]}\n")
+    return int((~kept).sum())
 
 
 def _counter_clockwise(corners: np.ndarray) -> np.ndarray:

@@ -163,6 +163,7 @@ def scene_options(config: Config) -> SceneOptions:
         bands=bands or None,
         stretch=stretch or None,
         merge=MergeOptions(config.scene_merge),
+        outside=config.scene_sources == "host",
     )
 
 

@@ -32,6 +32,7 @@ class SceneOptions:
         bands: band numbers from 1, one or three; None: the file's own choice.
         stretch: percentiles that become black and white; None: 8-bit values as they are.
         merge: how tiles' detections become the scene's.
+        outside: a .vrt may name files outside of its folder.
         preview_side: longer side of the preview in pixels; 0: none.
     """
 
@@ -42,6 +43,7 @@ class SceneOptions:
     bands: tuple[int, ...] | None = None
     stretch: tuple[float, float] | None = None
     merge: MergeOptions = DEFAULT_MERGE
+    outside: bool = False
     preview_side: int = 1600
 
 
@@ -104,7 +106,7 @@ def detect_scene(
         UserError: the scene cannot be read, or options that do not fit it.
     """
     path = Path(path)
-    with open_raster(path, options.bands, options.stretch) as raster:
+    with open_raster(path, options.bands, options.stretch, options.outside) as raster:
         loader = SceneTiles(
             raster,
             input_hw=input_hw,
@@ -174,7 +176,11 @@ def write_scene_maps(result: SceneDetections, folder: Path, name: str | None = N
     name = name or result.path.stem
     corners = map_corners(result.found.boxes, result.transform)
     written = [folder / f"{name}_wgs84.geojson"]
-    write_geojson(written[0], result.found, result.class_names, to_wgs84(corners, result.crs))
+    lost = write_geojson(written[0], result.found, result.class_names, to_wgs84(corners, result.crs))
+    if lost:
+        logger.warning(
+            "%s: %d detections lie where its coordinate system has no place on earth", result.path, lost
+        )
     if crs_name(result.crs) is None:
         logger.info("%s: a coordinate system without EPSG code: GeoJSON in WGS84 only", result.path)
         return written

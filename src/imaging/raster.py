@@ -5,8 +5,6 @@ their like need no rasterio, unless bands or a stretch are chosen; these formats
 such an image is decoded at once, up to `image_io.MAX_PIXELS`.
 """
 
-import os
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,18 +14,10 @@ import cv2
 import numpy as np
 
 from ..base.errors import UserError
+from .gdal import open_dataset
 from .image_io import IMAGE_SUFFIXES, read_rgb
 
-# GDAL's format of a file by its ending, so that the content cannot choose another.
-_DRIVERS = {
-    ".vrt": "VRT", ".img": "HFA", ".jp2": "JP2OpenJPEG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP",
-    ".gif": "GIF", ".webp": "WEBP",
-}  # fmt: skip
-_REMOTE = re.compile(
-    rb"/vsi|[a-z][a-z0-9+.-]*://|<GDAL_|(?:WMS|WMTS|WCS|PG|PLMOSAIC|OGCAPI):|PixelFunctionLanguage", re.I
-)
 _PLAIN_SUFFIXES = tuple(suffix for suffix in IMAGE_SUFFIXES if not suffix.startswith(".tif"))
-_CACHE_BYTES = 256 << 20  # of decoded blocks in GDAL, for rows of tiles that overlap
 _SAMPLE_PIXELS = 4_000_000  # of which percentiles are taken
 _SAMPLE_SIDE = 64
 _MOST_LOOKUPS = 200_000  # blocks whose place in the file is checked when it is opened
@@ -75,6 +65,7 @@ class GeoRaster:
         self._palette = _palette(dataset, bands)
         self.bands = _choose_bands(path, dataset, bands)
         self._check_kind(stretch)
+        self._bits, self._white_is_zero = _bits(dataset, self.bands), _white_is_zero(dataset)
         self._has_mask = any("all_valid" not in _flags(dataset, band) for band in self.bands)
         self._floating = any(np.dtype(dataset.dtypes[band - 1]).kind == "f" for band in self.bands)
         self._limits = self._find_limits(stretch) if stretch is not None else None
@@ -131,6 +122,10 @@ class GeoRaster:
             return self._palette[values[0]]
         if self._limits is not None:
             values = [_stretched(plane, *limits) for plane, limits in zip(values, self._limits)]
+        else:
+            values = [_in_8_bits(plane, bits) for plane, bits in zip(values, self._bits)]
+        if self._white_is_zero:
+            values = [255 - plane for plane in values]
         planes = list(values) * (3 if len(values) == 1 else 1)
         return cv2.merge([np.ascontiguousarray(plane) for plane in planes])
 
@@ -181,7 +176,10 @@ class GeoRaster:
 
 @contextmanager
 def open_raster(
-    path: Path, bands: tuple[int, ...] | None = None, stretch: tuple[float, float] | None = None
+    path: Path,
+    bands: tuple[int, ...] | None = None,
+    stretch: tuple[float, float] | None = None,
+    outside: bool = False,
 ) -> Iterator[PlainRaster | GeoRaster]:
     """A scene to be read by window.
 
@@ -191,6 +189,7 @@ def open_raster(
             default the colours that the file names, else its first three bands, or its only one.
         stretch: percentiles that become black and white, band by band and the same all over the scene.
             Needed where pixels are not 8-bit.
+        outside: whether a `.vrt` may name files outside of its folder.
 
     Raises:
         UserError: missing, unreadable or truncated, bands that it does not have, pixels that need a
@@ -202,58 +201,13 @@ def open_raster(
     if path.suffix.lower() in _PLAIN_SUFFIXES and bands is None and stretch is None:
         yield PlainRaster(path)
         return
-    try:
-        import rasterio
-        from rasterio.errors import RasterioError
-    except ImportError as error:
-        raise UserError(
-            f"{path}: rasterio is needed to read it; pip install -r requirements-scenes.txt"
-        ) from error
-    settings = {} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": _CACHE_BYTES}
-    with rasterio.Env(**settings):
+    with open_dataset(path, outside) as dataset:
+        raster = GeoRaster(path, dataset, bands, stretch)
+        _check_complete(path, dataset, raster.bands)
         try:
-            dataset = _open(rasterio, path)
-        except RasterioError as error:
-            raise UserError(f"{path}: not a raster that can be read; copy or convert it again") from error
-        with dataset:
-            raster = GeoRaster(path, dataset, bands, stretch)
-            _check_complete(path, dataset, raster.bands)
-            try:
-                yield raster
-            finally:
-                raster.close()
-
-
-def _open(rasterio, path: Path):
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        driver = _driver(path)
-        options = {"NUM_THREADS": "ALL_CPUS"} if driver == "GTiff" else {}
-        return rasterio.open(path, driver=driver, **options)
-
-
-def _driver(path: Path) -> str:
-    """GDAL's name of the format that a file of this ending is of.
-
-    Left alone GDAL goes by the content: a `.tif` that is a VRT, WMS or SQLite file in truth would lead to other
-    files and addresses. A `.vrt` is a list of other files by nature, but of files of this host alone.
-
-    Raises:
-        UserError: a `.vrt` that names an address or a virtual file system.
-    """
-    driver = _DRIVERS.get(path.suffix.lower(), "GTiff")
-    if driver == "VRT":
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-        if _REMOTE.search(text):
-            raise UserError(
-                f"{path}: names an address or a virtual file; name plain files of this host in it"
-            )
-    return driver
+            yield raster
+        finally:
+            raster.close()
 
 
 def _georeference(dataset):
@@ -268,6 +222,24 @@ def _georeference(dataset):
 
 def _flags(dataset, band: int) -> list[str]:
     return [flag.name for flag in dataset.mask_flag_enums[band - 1]]
+
+
+def _bits(dataset, bands) -> list[int]:
+    """Bits a pixel of each band: GDAL gives those of fewer than 8 as bytes."""
+    return [int(dataset.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", 8)) for band in bands]
+
+
+def _in_8_bits(plane: np.ndarray, bits: int) -> np.ndarray:
+    """Values of 1 to 7 bits spread over 0..255, as `read_rgb` gives them."""
+    if bits >= 8:
+        return plane
+    highest = (1 << bits) - 1
+    return np.minimum(np.arange(256) * 255 // highest, 255).astype(np.uint8)[plane]
+
+
+def _white_is_zero(dataset) -> bool:
+    """Whether a TIFF says that 0 is white (PhotometricInterpretation 0)."""
+    return dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
 
 
 def _palette(dataset, bands) -> np.ndarray | None:

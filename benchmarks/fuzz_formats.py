@@ -420,7 +420,8 @@ def _ckpt_seeds(folder: Path) -> list[bytes]:
 
 
 def _read_ckpt(folder: Path) -> Reader:
-    from src.weights.checkpoint import load_network, read_checkpoint
+    from src.weights.checkpoint import read_checkpoint
+    from src.weights.loading import load_network
 
     network = _network()
 

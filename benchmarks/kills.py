@@ -27,7 +27,8 @@ prepare_environment()  # before anything imports MindSpore
 import numpy as np  # noqa: E402
 
 from src.base.errors import UserError  # noqa: E402
-from src.weights.checkpoint import last_checkpoint, read_checkpoint  # noqa: E402
+from src.train.run_folder import last_checkpoint  # noqa: E402
+from src.weights.checkpoint import read_checkpoint  # noqa: E402
 from tests.tiny import OPTIONS, write_tiles  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -25,7 +25,8 @@ from mindspore import Tensor  # noqa: E402
 from src.base.heads import STRIDES  # noqa: E402
 from src.loss import YoloLoss  # noqa: E402
 from src.train.optimizer import create_momentum  # noqa: E402
-from src.train.train_step import ForwardLoss, TrainStep, Update  # noqa: E402
+from src.train.train_step import ForwardLoss, TrainStep  # noqa: E402
+from src.train.update import Update  # noqa: E402
 from src.yolo import Normalize, YoloV4  # noqa: E402
 
 

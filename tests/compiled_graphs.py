@@ -23,7 +23,7 @@ from src.config import load_config  # noqa: E402
 from src.detect.network_backend import NetworkBackend  # noqa: E402
 from src.train.network_setup import set_precision  # noqa: E402
 from src.train.train_setup import create_forward, create_optimizer, create_rates, create_train_step  # noqa: E402
-from src.train.train_step import LossScaler, MovingAverage  # noqa: E402
+from src.train.update import LossScaler, MovingAverage  # noqa: E402
 from src.yolo import build_network  # noqa: E402
 from tests.tiny import OPTIONS  # noqa: E402
 

@@ -18,27 +18,28 @@ from src.detect.network_backend import NetworkBackend  # noqa: E402
 from src.evaluation.session import evaluate_set, load_validation_set  # noqa: E402
 from src.initializer import initialize  # noqa: E402
 from src.runtime.device import setup_runtime  # noqa: E402
-from src.train.train_step import LossScaler, TrainStep  # noqa: E402
-from src.train.trainer import Trainer  # noqa: E402
+from src.train.run import start_run  # noqa: E402
+from src.train.train_step import TrainStep  # noqa: E402
+from src.train.update import LossScaler  # noqa: E402
 from src.yolo import build_network  # noqa: E402
 from tests.test_train_step import IMAGES, TARGETS, build  # noqa: E402
 
 
 def train_steps(config, runtime, out: Path, steps: int) -> None:
     """The weights after each step, and the images of each."""
-    trainer = Trainer(config, runtime)
+    started = start_run(config, runtime)
     if "--freeze_bn" in FLAGS:
-        for _, cell in trainer.network.cells_and_names():
+        for _, cell in started.parts.network.cells_and_names():
             if isinstance(cell, nn.BatchNorm2d):
                 cell.use_batch_statistics = False
     values, done = {}, 0
     for epoch in range(config.max_epoch):
-        for batch in trainer.loader.epoch(epoch):
-            trainer.train_step(ms.Tensor(batch.images), ms.Tensor(batch.boxes))
+        for batch in started.parts.loader.epoch(epoch):
+            started.parts.step.train_step(ms.Tensor(batch.images), ms.Tensor(batch.boxes))
             done += 1
-            for parameter in trainer.network.trainable_params():
+            for parameter in started.parts.network.trainable_params():
                 values[f"{done}:{parameter.name}"] = parameter.asnumpy().copy()
-            for parameter in trainer.network.untrainable_params():
+            for parameter in started.parts.network.untrainable_params():
                 values[f"{done}/{parameter.name}"] = parameter.asnumpy().copy()
             values[f"{done}/pictures"] = np.array([path.name for path in batch.paths])
             values[f"{done}/shape"] = np.array(batch.images.shape[2:])

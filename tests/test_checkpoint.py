@@ -8,14 +8,10 @@ import numpy as np
 import pytest
 
 from src.base.errors import UserError
-from src.weights import checkpoint
-from src.weights.checkpoint import (
-    load_backbone,
-    load_network,
-    prune_checkpoints,
-    read_checkpoint,
-    save_checkpoint,
-)
+from src.train.run_folder import RunFolder
+from src.weights import checkpoint, loading
+from src.weights.checkpoint import read_checkpoint, save_checkpoint
+from src.weights.loading import load_backbone, load_network
 from src.yolo import YoloV4
 
 SLIM = {
@@ -69,7 +65,7 @@ def test_published_checkpoint_of_548_names(fixtures, tmp_path):
     save_checkpoint(network, tmp_path / "ours.ckpt")
     ours, _ = read_checkpoint(tmp_path / "ours.ckpt")
     assert {name: value.shape for name, value in ours.items()} == {
-        name: shape for name, shape in shapes.items() if not name.startswith(checkpoint.UNUSED_BRANCH)
+        name: shape for name, shape in shapes.items() if not name.startswith(loading.UNUSED_BRANCH)
     }
 
 
@@ -90,9 +86,9 @@ def test_prefix_and_optimizer_slots(tmp_path):
 def test_backbone_checkpoint(tmp_path, prefix):
     network = slim_network()
     values = {
-        name.removeprefix(checkpoint.BACKBONE): value
+        name.removeprefix(loading.BACKBONE): value
         for name, value in slim_values(network).items()
-        if name.startswith(checkpoint.BACKBONE)
+        if name.startswith(loading.BACKBONE)
     }
     stored = {prefix + name: value for name, value in values.items()}
     stored["head.fc.weight"] = np.zeros((10, 5), np.float32)
@@ -109,7 +105,7 @@ def test_backbone_of_a_whole_network(tmp_path):
     values = slim_values(slim_network(5))
     network = slim_network(3)
     report = load_backbone(network, write_ckpt(tmp_path / "whole.ckpt", values))
-    wanted = [name for name in values if name.startswith(checkpoint.BACKBONE)]
+    wanted = [name for name in values if name.startswith(loading.BACKBONE)]
     assert sorted(report.matched) == sorted(wanted)
     assert len(report.other) == len(values) - len(wanted)
     name = "feature_map.backbone.conv1.0.weight"
@@ -209,12 +205,15 @@ def test_state_travels_in_the_file(tmp_path):
 
 
 def test_newest_are_kept_by_step_not_by_name(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.checkpoints.mkdir()
     for step in (9, 10, 100, 20):
-        (tmp_path / f"0-1_{step}.ckpt").touch()
-    (tmp_path / "best_map.ckpt").touch()
-    prune_checkpoints(tmp_path, keep=2)
-    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        folder.step_checkpoint(1, step).touch()
+    folder.best.touch()
+    folder.prune(keep=2)
+    assert sorted(file.name for file in (tmp_path / "ckpt_0").iterdir()) == [
         "0-1_100.ckpt",
         "0-1_20.ckpt",
         "best_map.ckpt",
     ]
+    assert folder.newest().name == "0-1_100.ckpt"

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from src.base.errors import UserError
-from src.weights.checkpoint import last_checkpoint, read_checkpoint
+from src.train.run_folder import last_checkpoint
+from src.weights.checkpoint import read_checkpoint
 from tests import ROOT
 from tests.test_rank_table import documented, table_of
 from tests.tiny import OPTIONS, write_tiles

@@ -15,7 +15,7 @@ from src.detect.backends import open_model, runs_without_mindspore
 from src.remote import download
 from src.remote.download import ending_of, local_file, parse_address
 from src.runtime.device import Runtime
-from src.train.trainer import Trainer
+from src.train.run import start_run
 from src.weights.checkpoint import save_checkpoint
 from src.yolo import build_network
 from tests import ROOT
@@ -327,14 +327,14 @@ def test_training_starts_from_an_address(tmp_path, tiny_checkpoint, option):
         config = tiny_config(
             tiles, tmp_path / "out", *words, f"--download_path={tmp_path / 'kept'}", "--seed=9"
         )
-        trainer = Trainer(config, Runtime())
+        started = start_run(config, Runtime())
     loaded = [
         np.array_equal(parameter.asnumpy(), values[parameter.name])
-        for parameter in trainer.network.get_parameters()
+        for parameter in started.parts.network.get_parameters()
         if option == "pretrained_checkpoint" or parameter.name.startswith("feature_map.backbone.")
     ]
     assert len(loaded) > 50 and all(loaded)
-    log = next(trainer.folder.glob("*.log")).read_text()
+    log = next(started.folder.path.glob("*.log")).read_text()
     assert f"{len(loaded)} parameters matched" in log and "downloading to" in log
 
 

@@ -32,8 +32,10 @@ from src.report.history import EpochRow, write_history
 from src.report.report import Report
 from src.runtime.device import Runtime
 from src.runtime.rank_table import Device, RankTable, Server, write_rank_table
-from src.train.trainer import Trainer
-from src.weights.checkpoint import last_checkpoint, read_checkpoint, save_checkpoint
+from src.train.run import start_run
+from src.train.run_folder import last_checkpoint
+from src.train.trainer import fit
+from src.weights.checkpoint import read_checkpoint, save_checkpoint
 from src.yolo import build_network
 from src.yolo_dataset import load_detection_set
 from tests import ROOT
@@ -250,7 +252,7 @@ def test_no_room_for_the_name_of_a_file(tmp_path, capfd, sources, monkeypatch):
             (line,) = capfd.readouterr().err.splitlines()
             assert line.startswith("error: ") and str(disk.root / "new") in line, line
         with pytest.raises(UserError, match="new"):
-            Trainer(tiny_config(sources / "set", disk.root / "new"), Runtime())
+            start_run(tiny_config(sources / "set", disk.root / "new"), Runtime())
         assert sorted(disk.files()) == ["a", "b"]
 
 
@@ -283,10 +285,10 @@ def test_a_training_whose_disk_fills_up_keeps_its_last_checkpoint(disk, tiles, t
     last = last_checkpoint("auto", out)
     assert read_checkpoint(last)[1]["step"] == int(last.stem.rsplit("_", 1)[1]) >= 2
     disk.empty()
-    resumed = Trainer(tiny_config(tiles, out, *words, "--resume=auto", "--max_steps=4"), Runtime())
-    assert resumed.step == int(last.stem.rsplit("_", 1)[1])
-    resumed.run()
-    assert resumed.step == 4
+    resumed = start_run(tiny_config(tiles, out, *words, "--resume=auto", "--max_steps=4"), Runtime())
+    assert resumed.state.step == int(last.stem.rsplit("_", 1)[1])
+    fit(resumed)
+    assert resumed.state.step == 4
 
 
 def test_log_and_event_files_on_a_full_disk_do_not_end_a_run(disk, capfd):

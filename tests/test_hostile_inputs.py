@@ -37,8 +37,9 @@ from src.remote.archive import unpack_once
 from src.remote.download import without_signature
 from src.report.history import read_history
 from src.runtime.device import Runtime
-from src.train.trainer import Trainer
-from src.weights.checkpoint import load_network, read_checkpoint, save_checkpoint
+from src.train.run import start_run
+from src.weights.checkpoint import read_checkpoint, save_checkpoint
+from src.weights.loading import load_network
 from src.yolo import build_network
 from src.yolo_dataset import load_detection_set
 from tests import ROOT
@@ -511,15 +512,15 @@ def test_keys_and_signatures_of_a_run_are_in_none_of_its_files(tmp_path, checkpo
             f"--pretrained_checkpoint={url}/net.ckpt?Signature={SECRET}",
             f"--download_path={tmp_path / 'cache'}",
         ]
-        trainer = Trainer(tiny_config(tiles, tmp_path / "out", *words), Runtime())
-    trainer._save()
+        started = start_run(tiny_config(tiles, tmp_path / "out", *words), Runtime())
+    started.save()
     shown = capfd.readouterr()
     assert "download" in shown.out and SECRET not in shown.out + shown.err
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert {"config.yaml", "report.html"} <= {path.name for path in files} and len(files) >= 4
     for path in files:
         assert SECRET.encode() not in path.read_bytes(), path
-    kept = load_config([f"--config_path={trainer.folder / 'config.yaml'}"]).pretrained_checkpoint
+    kept = load_config([f"--config_path={started.folder.path / 'config.yaml'}"]).pretrained_checkpoint
     assert kept == f"{url}/net.ckpt"
 
 

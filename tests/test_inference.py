@@ -18,7 +18,8 @@ from src.detect.images import list_images
 from src.detect.inference import image_names, run_inference, scene_options
 from src.export.export import export_model
 from src.initializer import initialize
-from src.weights.checkpoint import load_network, save_checkpoint
+from src.weights.checkpoint import save_checkpoint
+from src.weights.loading import load_network
 from src.yolo import build_network
 from tests.tiny import OPTIONS, options_of
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from src.runtime.device import Runtime
 from src.train.learning_checks import LossWatch, warnings_before
-from src.train.trainer import Trainer
+from src.train.run import start_run
 from src.yolo_dataset import load_detection_set
 from tests.tiny import NAMES, tiny_config
 
@@ -93,8 +93,8 @@ def test_training_says_them_once_in_its_log(own_tiles, tmp_path):
     words = ["--run_eval=1", f"--ann_val_file={own_tiles / 'annotations' / 'train.json'}"]
     shutil.rmtree(own_tiles / "val")
     (own_tiles / "val").symlink_to(own_tiles / "train")
-    trainer = Trainer(tiny_config(own_tiles, tmp_path / "out", *words), Runtime())
-    log = next(trainer.folder.glob("*.log")).read_text()
+    started = start_run(tiny_config(own_tiles, tmp_path / "out", *words), Runtime())
+    log = next(started.folder.path.glob("*.log")).read_text()
     assert len(re.findall(r":WARNING:\S+train.json: no objects of 1 of 2 classes \(plane\)", log)) == 1
     assert len(re.findall(r":WARNING:\S+train.json: training and evaluation read the same", log)) == 1
     assert log.count(":WARNING:training starts from random weights") == 1

@@ -13,7 +13,7 @@ from src.config import load_config
 from src.detect.letterbox import eval_resize
 from src.detect.postprocess import postprocess, postprocess_options
 from src.train.train_setup import create_forward, create_loss, create_rates
-from src.weights.checkpoint import load_network
+from src.weights.loading import load_network
 from src.weights.mindyolo import our_name
 from src.yolo import build_network
 from tests import ROOT

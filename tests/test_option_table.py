@@ -109,10 +109,10 @@ def read(tmp_path_factory) -> dict[str, set[str]]:
 
     def build(*words: str) -> set[str]:
         from src.runtime.device import Runtime
-        from src.train.trainer import Trainer
+        from src.train.run import start_run
 
         config = load_config([*options_of("train", shared), *words], entry_point="train")
-        return read_by(Trainer, config, Runtime())
+        return read_by(start_run, config, Runtime())
 
     found = {"train": run("train", "--max_epoch=1", "--run_eval=1", "--eval_start_epoch=1")}
     (checkpoint,) = root.glob("run/*/ckpt_0/best_map.ckpt")

@@ -14,8 +14,8 @@ from src.datasets.dota_labels import CLASSES_V1_5
 from src.detect.backends import open_model
 from src.export.export import export_model
 from src.runtime.device import Runtime
+from src.train.run import start_run
 from src.train.start import find_start, start_options
-from src.train.trainer import Trainer
 from src.weights.checkpoint import save_checkpoint
 from src.weights.convert import convert
 from src.yolo import build_network
@@ -95,8 +95,8 @@ def own_config(tiles, out, *words):
     return load_config([*UNLABELLED, *places, *words])
 
 
-def log_of(trainer):
-    return next(trainer.folder.glob("*.log")).read_text()
+def log_of(started):
+    return next(started.folder.path.glob("*.log")).read_text()
 
 
 # -------------------------------------------------------------------- class order
@@ -162,23 +162,23 @@ def test_training_takes_the_names_of_its_start(tmp_path, option):
         with pytest.raises(
             UserError, match="lacks moments"
         ):  # the names were taken, the optimizer is missing
-            Trainer(own_config(tiles, tmp_path / "out", *words), Runtime())
+            start_run(own_config(tiles, tmp_path / "out", *words), Runtime())
         (written,) = (tmp_path / "out").glob("*/config.yaml")
         assert yaml.safe_load(written.read_text())["labels"] == ["plane", "ship"]
     else:
-        trainer = Trainer(own_config(tiles, tmp_path / "out", *words), Runtime())
-        assert trainer.config.labels == ["plane", "ship"]
-        assert trainer.loader.dataset.class_names == ("plane", "ship")
-        assert trainer.loader.dataset.records[0].classes.tolist() == [1, 0, 1]
+        started = start_run(own_config(tiles, tmp_path / "out", *words), Runtime())
+        assert started.config.labels == ["plane", "ship"]
+        assert started.parts.loader.dataset.class_names == ("plane", "ship")
+        assert started.parts.loader.dataset.records[0].classes.tolist() == [1, 0, 1]
     with pytest.raises(
         UserError, match=r"labels: ship is class 1 \(command line\), in .*old.ckpt it is class 2"
     ):
-        Trainer(tiny_config(tiles, tmp_path / "out2", *words), Runtime())
+        start_run(tiny_config(tiles, tmp_path / "out2", *words), Runtime())
 
 
 def test_a_transfer_keeps_the_names_that_are_set(earlier, tiles, tmp_path):
     config = tiny_config(tiles, tmp_path, f"--pretrained_checkpoint={earlier}", "--transfer_train=1")
-    assert Trainer(config, Runtime()).config.labels == ["ship", "plane"]
+    assert start_run(config, Runtime()).config.labels == ["ship", "plane"]
 
 
 # -------------------------------------------------------------------- starts
@@ -198,19 +198,19 @@ def test_train_py_takes_weight_as_its_start():
 @pytest.mark.parametrize(("only", "kind"), [("", "load"), ("feature_map.backbone.", "load backbone")])
 def test_a_whole_network_or_a_backbone_by_what_is_in_the_file(tiles, tmp_path, only, kind):
     path, values = checkpoint_of(tmp_path / "start.ckpt", ["ship", "plane"], only=only, named=False)
-    trainer = Trainer(tiny_config(tiles, tmp_path, f"--pretrained_checkpoint={path}"), Runtime())
-    trained = values_of(trainer.network)
+    started = start_run(tiny_config(tiles, tmp_path, f"--pretrained_checkpoint={path}"), Runtime())
+    trained = values_of(started.parts.network)
     same = {name for name, value in trained.items() if np.array_equal(value, values[name])}
     assert {name for name in values if name.startswith(only)} <= same
     head = "feature_map.backblock1.conv6.weight"
     assert (head in same) == (not only)
     count = len([name for name in values if name.startswith(only)])
-    assert f"INFO:{kind} {path}: {count} parameters matched" in log_of(trainer)
-    assert "random weights" not in log_of(trainer)
+    assert f"INFO:{kind} {path}: {count} parameters matched" in log_of(started)
+    assert "random weights" not in log_of(started)
 
 
 def test_a_start_from_nothing_is_warned_of(tiles, tmp_path):
-    log = log_of(Trainer(tiny_config(tiles, tmp_path), Runtime()))
+    log = log_of(start_run(tiny_config(tiles, tmp_path), Runtime()))
     assert log.count(":WARNING:training starts from random weights") == 1
 
 
@@ -230,11 +230,11 @@ def test_a_transfer_without_a_checkpoint_downloads_one(tiles, tmp_path):
             f"--transfer_checkpoint_url={address}",
             f"--download_path={tmp_path / 'kept'}",
         )
-        trainer = Trainer(tiny_config(tiles, tmp_path / "out", *words), Runtime())
-    trained = values_of(trainer.network)
+        started = start_run(tiny_config(tiles, tmp_path / "out", *words), Runtime())
+    trained = values_of(started.parts.network)
     same = [name for name, value in trained.items() if np.array_equal(value, values.get(name))]
     assert len(same) == len(trained) - 6 and "backblock1.conv6" not in "".join(same)
-    assert "6 filtered, they start anew" in log_of(trainer)
+    assert "6 filtered, they start anew" in log_of(started)
 
 
 def test_a_backbone_is_a_start_of_a_transfer_too(tiles, tmp_path):
@@ -244,7 +244,7 @@ def test_a_backbone_is_a_start_of_a_transfer_too(tiles, tmp_path):
         f"--pretrained_backbone={path}",
         "--transfer_checkpoint_url=http://127.0.0.1:9/x.ckpt",
     )
-    assert "load backbone" in log_of(Trainer(tiny_config(tiles, tmp_path, *words), Runtime()))
+    assert "load backbone" in log_of(start_run(tiny_config(tiles, tmp_path, *words), Runtime()))
 
 
 def test_a_transfer_without_a_network_says_what_to_do(tiles, tmp_path, monkeypatch):
@@ -253,7 +253,7 @@ def test_a_transfer_without_a_network_says_what_to_do(tiles, tmp_path, monkeypat
     with pytest.raises(
         UserError, match=r"^transfer_train: .*cannot be downloaded.*--pretrained_checkpoint=FILE$"
     ) as caught:
-        Trainer(tiny_config(tiles, tmp_path, *words, f"--download_path={tmp_path / 'kept'}"), Runtime())
+        start_run(tiny_config(tiles, tmp_path, *words, f"--download_path={tmp_path / 'kept'}"), Runtime())
     assert "\n" not in str(caught.value)
 
 
@@ -290,5 +290,5 @@ def test_which_of_several_starts_is_taken(tmp_path, in_file, words, order):
 def test_a_start_that_is_passed_over_is_named(tiles, tmp_path):
     path, _ = checkpoint_of(tmp_path / "whole.ckpt", ["ship", "plane"])
     words = (f"--pretrained_checkpoint={path}", "--pretrained_backbone=none.ckpt")
-    log = log_of(Trainer(tiny_config(tiles, tmp_path, *words), Runtime()))
+    log = log_of(start_run(tiny_config(tiles, tmp_path, *words), Runtime()))
     assert "pretrained_backbone is not loaded: pretrained_checkpoint comes first" in log

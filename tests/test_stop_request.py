@@ -15,8 +15,10 @@ from src.remote.object_storage import open_store
 from src.remote.results_upload import upload
 from src.runtime.device import Runtime
 from src.runtime.stop_request import AgreedStop, StopRequest
-from src.train.trainer import Trainer
-from src.weights.checkpoint import last_checkpoint, read_checkpoint
+from src.train.run import start_run
+from src.train.run_folder import last_checkpoint
+from src.train.trainer import fit
+from src.weights.checkpoint import read_checkpoint
 from tests import ROOT
 from tests.test_distributed import free_port
 from tests.tiny import OPTIONS, tiny_config, write_tiles
@@ -101,9 +103,9 @@ def test_a_second_interrupt_leaves_at_once(tiles, tmp_path):
 def test_a_stop_before_the_first_step_saves_nothing(tiles, tmp_path):
     stop = StopRequest()
     stop.number = signal.SIGTERM
-    trainer = Trainer(tiny_config(tiles, tmp_path), Runtime(), stop)
-    trainer.run()
-    assert trainer.stopped_by == signal.SIGTERM and trainer.step == 0
+    started = start_run(tiny_config(tiles, tmp_path), Runtime(), stop)
+    fit(started)
+    assert started.stopped_by == signal.SIGTERM and started.state.step == 0
     assert not list(tmp_path.glob("*/ckpt_0/*"))
     log = next(tmp_path.glob("*/*.log")).read_text()
     assert "SIGTERM: stopped at step 0, nothing new to save" in log
@@ -112,15 +114,18 @@ def test_a_stop_before_the_first_step_saves_nothing(tiles, tmp_path):
 def test_an_evaluation_that_was_missed_is_made_up(tiles, tmp_path):
     """A checkpoint at an epoch's end is older than the epoch's evaluation; a kill in between must not lose it."""
     words = ["--run_eval=1", "--eval_start_epoch=1", "--max_epoch=2"]
-    whole = Trainer(tiny_config(tiles, tmp_path / "whole", *words), Runtime())
-    best = whole.run()
-    checkpoint = whole.folder / "ckpt_0" / "0-1_3.ckpt"
+    whole = start_run(tiny_config(tiles, tmp_path / "whole", *words), Runtime())
+    best = fit(whole)
+    checkpoint = whole.folder.path / "ckpt_0" / "0-1_3.ckpt"
     assert read_checkpoint(checkpoint)[1]["best_map"] == -1
-    resumed = Trainer(tiny_config(tiles, tmp_path / "b", *words, f"--resume_yolov4={checkpoint}"), Runtime())
-    assert resumed.run() == best and resumed.best_epoch == whole.best_epoch
-    assert re.findall(r"epoch: (\d), mAP:", next(resumed.folder.glob("*.log")).read_text()) == ["1", "2"]
+    resumed = start_run(
+        tiny_config(tiles, tmp_path / "b", *words, f"--resume_yolov4={checkpoint}"), Runtime()
+    )
+    assert fit(resumed) == best and resumed.state.best_epoch == whole.state.best_epoch
+    assert re.findall(r"epoch: (\d), mAP:", next(resumed.folder.path.glob("*.log")).read_text()) == ["1", "2"]
     assert (
-        read_checkpoint(whole.folder / "ckpt_0" / "best_map.ckpt")[1]["evaluated_epoch"] == whole.best_epoch
+        read_checkpoint(whole.folder.path / "ckpt_0" / "best_map.ckpt")[1]["evaluated_epoch"]
+        == whole.state.best_epoch
     )
 
 

@@ -10,7 +10,8 @@ from src.config import load_config
 from src.layers.batch_norm import BatchNorm
 from src.train.network_setup import freeze, recompute_backbone, set_precision
 from src.train.optimizer import create_adam, create_momentum, optimizer_slots
-from src.train.train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
+from src.train.train_step import AccumulatedStep, ForwardLoss, TrainStep
+from src.train.update import LossScaler, MovingAverage, Update
 from src.yolo import build_network
 from tests.tiny import OPTIONS
 

@@ -17,7 +17,8 @@ from src.config import load_config
 from src.initializer import initialize
 from src.report.history import read_history
 from src.runtime.device import Runtime
-from src.train.trainer import Trainer
+from src.train.run import start_run
+from src.train.trainer import fit
 from src.weights.checkpoint import read_checkpoint, save_checkpoint
 from src.yolo import build_network
 from tests import ROOT
@@ -32,9 +33,9 @@ STEP_LINE = re.compile(
 
 def run(config):
     """(folder of the run, its log lines)."""
-    trainer = Trainer(config, Runtime())
-    trainer.run()
-    return trainer.folder, next(iter(trainer.folder.glob("*.log"))).read_text()
+    started = start_run(config, Runtime())
+    fit(started)
+    return started.folder.path, next(iter(started.folder.path.glob("*.log"))).read_text()
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +171,8 @@ def test_starting_weights_transfer_to_other_classes(finished, tiles, tmp_path):
     config = tiny_config(
         tiles, tmp_path, f"--pretrained_checkpoint={start}", "--transfer_train=1", "--max_steps=1"
     )
-    trainer = Trainer(config, Runtime())
-    own, theirs = trainer.network, weights(start)
+    started = start_run(config, Runtime())
+    own, theirs = started.parts.network, weights(start)
     assert np.array_equal(own.feature_map.conv1[0].weight.asnumpy(), theirs["feature_map.conv1.0.weight"])
     head = "feature_map.backblock1.conv6.weight"
     assert not np.array_equal(own.feature_map.backblock1.conv6.weight.asnumpy(), theirs[head])

@@ -10,7 +10,8 @@ from src.config import load_config
 from src.datasets.dota_labels import CLASSES_V1_5
 from src.detect.backends import open_model
 from src.runtime.device import Runtime
-from src.train.trainer import Trainer
+from src.train.run import start_run
+from src.train.trainer import fit
 from src.weights.checkpoint import read_checkpoint
 from tests.test_trainer import run
 from tests.tiny import OPTIONS, tiny_config
@@ -57,21 +58,25 @@ def test_from_sixteen_classes_to_three(tiles, sixteen, tmp_path):
     assert all(theirs[name].shape[0] == 3 * (5 + 16) for name in CLASS_LAYERS)
     config = own_config(tiles, tmp_path, recipe(tmp_path, sixteen), "--seed=7")
     assert config.filter_weight is True
-    trainer = Trainer(config, Runtime())
-    own = values_of(trainer.network)
+    started = start_run(config, Runtime())
+    own = values_of(started.parts.network)
     nothing_loaded = values_of(
-        Trainer(config.replace(pretrained_checkpoint="", transfer_checkpoint_url=""), Runtime()).network
+        start_run(
+            config.replace(pretrained_checkpoint="", transfer_checkpoint_url=""), Runtime()
+        ).parts.network
     )
     for name, value in own.items():
         expected = nothing_loaded if name in CLASS_LAYERS else theirs
         assert np.array_equal(value, expected[name]), name
     assert set(own) > CLASS_LAYERS and own["feature_map.backblock2.conv6.weight"].shape[0] == 3 * (5 + 3)
-    log = next(trainer.folder.glob("*.log")).read_text()
+    log = next(started.folder.path.glob("*.log")).read_text()
     assert f"{len(own) - 6} parameters matched" in log
     assert "6 filtered, they start anew: " in log and all(name in log for name in CLASS_LAYERS)
 
-    trainer.run()
-    written = max((trainer.folder / "ckpt_0").glob("*.ckpt"), key=lambda path: int(path.stem.split("_")[1]))
+    fit(started)
+    written = max(
+        (started.folder.path / "ckpt_0").glob("*.ckpt"), key=lambda path: int(path.stem.split("_")[1])
+    )
     trained = read_checkpoint(written)[0]
     moved = [name for name in own if not np.array_equal(own[name], trained[name])]
     assert set(moved) >= CLASS_LAYERS and len(moved) > len(own) / 2  # all of it learns, unless frozen
@@ -83,9 +88,9 @@ def test_box_and_objectness_rows_may_be_kept(tiles, sixteen, tmp_path):
     """Of each anchor's rows the first five come from the checkpoint, the classes' start anew."""
     theirs = read_checkpoint(sixteen)[0]
     config = own_config(tiles, tmp_path, recipe(tmp_path, sixteen), "--seed=7", "--transfer_boxes=1")
-    trainer = Trainer(config, Runtime())
-    anew = values_of(Trainer(config.replace(transfer_boxes=False), Runtime()).network)
-    for name, value in values_of(trainer.network).items():
+    started = start_run(config, Runtime())
+    anew = values_of(start_run(config.replace(transfer_boxes=False), Runtime()).parts.network)
+    for name, value in values_of(started.parts.network).items():
         if name not in CLASS_LAYERS:
             assert np.array_equal(value, theirs[name]), name
             continue
@@ -98,7 +103,7 @@ def test_box_and_objectness_rows_may_be_kept(tiles, sixteen, tmp_path):
             assert np.array_equal(rows[5:], anew[name][anchor * 8 + 5 : anchor * 8 + 8]), name
     assert (
         "rows of box and objectness of 6 filtered layers taken"
-        in next(trainer.folder.glob("*.log")).read_text()
+        in next(started.folder.path.glob("*.log")).read_text()
     )
 
 
@@ -119,7 +124,7 @@ def test_without_transfer_the_error_says_so(tiles, sixteen, tmp_path):
     with pytest.raises(
         UserError, match=r"conv6\.weight has shape \(63, .*transfer_train=True for other classes"
     ):
-        Trainer(own_config(tiles, tmp_path, word, "--transfer_train=0"), Runtime())
+        start_run(own_config(tiles, tmp_path, word, "--transfer_train=0"), Runtime())
 
 
 def test_a_filter_list_that_misses_a_layer_says_which(tiles, sixteen, tmp_path):
@@ -128,7 +133,7 @@ def test_a_filter_list_that_misses_a_layer_says_which(tiles, sixteen, tmp_path):
     )
     word = recipe(tmp_path, sixteen, f"checkpoint_filter_list: [{', '.join(listed)}]\n")
     with pytest.raises(UserError) as caught:
-        Trainer(own_config(tiles, tmp_path, word), Runtime())
+        start_run(own_config(tiles, tmp_path, word), Runtime())
     remedy = str(caught.value).split("add to checkpoint_filter_list: ")[1]
     word = recipe(tmp_path, sixteen, f"checkpoint_filter_list: [{', '.join(listed)}, {remedy}]\n")
-    Trainer(own_config(tiles, tmp_path, word), Runtime())  # what the error says is what it takes
+    start_run(own_config(tiles, tmp_path, word), Runtime())  # what the error says is what it takes

@@ -13,9 +13,9 @@ from src.base.errors import UserError
 from src.base.heads import Heads
 from src.config import load_config
 from src.weights import darknet
-from src.weights.checkpoint import load_backbone, load_network
 from src.weights.convert import convert
 from src.weights.layer_order import convolutions, darknet_layers
+from src.weights.loading import load_backbone, load_network
 from src.yolo import YoloDecoder, YoloV4, build_network
 from tests import ROOT, darknet_cases
 from tests.darknet_file import HEADER_0_1, HEADER_0_2, random_arrays, read_cfg, write_random_weights

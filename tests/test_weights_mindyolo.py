@@ -13,8 +13,9 @@ from mindspore import Tensor, nn
 from src.base.errors import UserError
 from src.config import load_config
 from src.weights import mindyolo
-from src.weights.checkpoint import load_backbone, load_network, read_checkpoint
+from src.weights.checkpoint import read_checkpoint
 from src.weights.convert import convert
+from src.weights.loading import load_backbone, load_network
 from src.yolo import YoloDecoder, YoloV4, build_network
 from tests import ROOT
 from tests.golden import golden_values

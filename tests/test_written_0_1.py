@@ -12,7 +12,8 @@ from src.config import load_config
 from src.detect.backends import open_model
 from src.report.history import read_history
 from src.runtime.device import Runtime
-from src.train.trainer import Trainer
+from src.train.run import start_run
+from src.train.trainer import fit
 from src.weights.checkpoint import read_checkpoint
 
 RUN = "runs/2026-11-24_time_17_47_22"
@@ -42,19 +43,21 @@ def test_a_run_goes_on_with_its_weights_moments_and_table(written, tiles, tmp_pa
     shutil.copytree(written / "runs", tmp_path / "runs")
     words = [f"--config_path={tmp_path / RUN / 'config.yaml'}", f"--resume={tmp_path / RUN}", "--max_epoch=3"]
     places = [f"--data_dir={tiles}", f"--ckpt_path={tmp_path / 'runs'}", f"--log_path={tmp_path / 'runs'}"]
-    trainer = Trainer(load_config([*words, *places]), Runtime())
+    started = start_run(load_config([*words, *places]), Runtime())
     values, state = read_checkpoint(written / RUN / "ckpt_0" / "0-2_6.ckpt")
-    loaded = {parameter.name: parameter.asnumpy() for parameter in trainer.train_step.get_parameters()}
+    loaded = {
+        parameter.name: parameter.asnumpy() for parameter in started.parts.step.train_step.get_parameters()
+    }
     moments = [name for name in values if name.startswith("moments.")]
     assert len(moments) > 200 and any(np.any(values[name]) for name in moments)
     for name in [*moments, *(name for name in values if name.startswith("feature_map."))]:
         assert np.array_equal(values[name], loaded[name]), name
-    assert (trainer.step, trainer.best_epoch) == (state["step"], state["best_epoch"]) == (6, 1)
-    trainer.run()
-    log = next(trainer.folder.glob("*.log")).read_text()
+    assert (started.state.step, started.state.best_epoch) == (state["step"], state["best_epoch"]) == (6, 1)
+    fit(started)
+    log = next(started.folder.path.glob("*.log")).read_text()
     assert re.findall(r"epoch\[(\d)\], iter\[(\d)\]", log) == [("2", "6"), ("2", "7"), ("3", "8")]
     earlier = (written / RUN / "results.csv").read_text().splitlines()[1:]
-    rows = read_history(trainer.folder / "results.csv")
+    rows = read_history(started.folder.path / "results.csv")
     assert [(row.epoch, row.step) for row in rows] == [(1, 3), (2, 6), (3, 9)]
     for row, line in zip(rows, earlier):
         assert list(astuple(row)) == [float(value) for value in line.split(",")]

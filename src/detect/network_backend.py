@@ -7,7 +7,8 @@ from mindspore import nn
 from ..config import Config
 from ..logger import get_logger
 from ..weights.carried import with_checkpoint_options
-from ..weights.checkpoint import load_network, read_checkpoint
+from ..weights.checkpoint import read_checkpoint
+from ..weights.loading import load_network
 from ..yolo import Normalize, YoloDecoder, YoloDetector, YoloV4, build_network
 from .predictions import MapBackend
 from .settings import ModelSettings

@@ -1,13 +1,32 @@
-"""What is set on a network before it is trained: frozen layers, half precision, recomputed activations."""
+"""What is set on a network before it is trained: initial weights, frozen layers, half precision, recomputation."""
 
 import mindspore as ms
 from mindspore import nn
 
 from ..base.errors import UserError
+from ..config import Config
 from ..cspdarknet53 import ResidualBlock
 from ..cspdarknet53_tiny import TinyStage
+from ..initializer import initialize, set_head_prior
 from ..layers.activations import Mish
-from ..layers.batch_norm import BatchNorm
+from ..layers.batch_norm import BatchNorm, synchronise_batch_norm
+
+
+def prepare_network(network: nn.Cell, config: Config, group_size: int) -> None:
+    """Random weights, and how the options say that the network is trained.
+
+    Raises:
+        UserError: `freeze` names no layer, or leaves nothing to train.
+    """
+    initialize(network, config.seed)
+    if config.head_prior:
+        set_head_prior(network, config.head_prior)
+    if config.sync_bn and group_size > 1:
+        synchronise_batch_norm(network, group_size)
+    freeze(network, config.freeze)
+    set_precision(network, config.ms_amp_level)
+    if config.recompute:
+        recompute_backbone(network)
 
 
 def freeze(network: nn.Cell, prefixes: list[str]) -> int:

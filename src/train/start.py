@@ -13,14 +13,9 @@ from ..base.errors import UserError
 from ..config import Config, overlay
 from ..remote.download import local_file
 from ..weights.carried import check_class_order
-from ..weights.checkpoint import (
-    LoadReport,
-    holds_whole_network,
-    last_checkpoint,
-    load_backbone,
-    load_network,
-    read_checkpoint,
-)
+from ..weights.checkpoint import read_checkpoint
+from ..weights.loading import LoadReport, holds_whole_network, load_backbone, load_network
+from .run_folder import last_checkpoint
 
 RESUME, NETWORK, BACKBONE = "resume", "load", "load backbone"  # as the log has them
 
@@ -120,11 +115,13 @@ def with_class_names(config: Config, start: Start | None) -> Config:
 
 
 def load_start(network, start: Start, config: Config) -> LoadReport:
-    """Load the values of a start that is no earlier run into the network; what was done.
+    """Load the weights of a start into the network; what was done.
 
     Raises:
         UserError: they do not fit the network.
     """
+    if start.kind == RESUME:
+        return load_network(network, start.path, average=False, values=start.values)
     if start.kind == BACKBONE:
         return load_backbone(network, start.path, values=start.values)
     skip = tuple(config.checkpoint_filter_list) if config.filter_weight else ()

@@ -17,7 +17,8 @@ from ..transforms import TrainAugment
 from ..yolo import Normalize
 from ..yolo_dataset import load_detection_set, resolve_set
 from .optimizer import create_adam, create_momentum
-from .train_step import AccumulatedStep, ForwardLoss, LossScaler, MovingAverage, TrainStep, Update
+from .train_step import AccumulatedStep, ForwardLoss, TrainStep
+from .update import LossScaler, MovingAverage, Update
 
 
 def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:

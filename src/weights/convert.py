@@ -11,7 +11,10 @@ from ..layers.batch_norm import EPSILON, epsilon_of
 from ..yolo import build_network
 from . import darknet, mindyolo, torch_state
 from .carried import with_checkpoint_options
-from .checkpoint import (
+from .checkpoint import read_checkpoint, save_checkpoint
+from .conversion import Conversion
+from .layer_order import Layer, darknet_layers
+from .loading import (
     BACKBONE,
     LoadReport,
     assign,
@@ -19,11 +22,7 @@ from .checkpoint import (
     holds_whole_network,
     load_backbone,
     load_network,
-    read_checkpoint,
-    save_checkpoint,
 )
-from .conversion import Conversion
-from .layer_order import Layer, darknet_layers
 
 _MINDSPORE, _DARKNET, _TORCH = "MindSpore", "Darknet", "PyTorch"
 _READABLE = "a MindSpore .ckpt (ours, published or MindYOLO's), Darknet's .weights or a PyTorch state dict"

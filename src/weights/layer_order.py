@@ -19,7 +19,7 @@ from ..cspdarknet53 import CspDarknet53
 from ..cspdarknet53_tiny import CspDarknet53Tiny, TinyStage
 from ..layers.activations import ComposedMish, Mish
 from ..yolo import TinyFeatureMap, TinyHead, YoloBlock, YoloV4, YoloV4Tiny
-from .checkpoint import BACKBONE
+from .loading import BACKBONE
 
 # Darknet's words for activations.
 ACTIVATIONS = {Mish: "mish", ComposedMish: "mish", nn.LeakyReLU: "leaky", nn.SiLU: "swish"}

@@ -1,4 +1,4 @@
-"""Run in a dry run's environment: compile the graphs of the options for Ascend, as Trainer and backend build them.
+"""Run in a dry run's environment: compile the graphs of the options for Ascend, as a run and the backend build them.
 
     python compile_step.py --cases=train,infer [--option=value ...]
 
@@ -20,7 +20,7 @@ from tests.ascend.stubs import GE_BEGINS  # noqa: E402
 
 
 def build(config: Config, runtime):
-    """The network and its loss, as the Trainer builds them."""
+    """The network and its loss, as a run builds them."""
     from src.layers.batch_norm import synchronise_batch_norm
     from src.train.network_setup import freeze, set_precision
     from src.train.train_setup import create_forward
@@ -48,7 +48,7 @@ def batch(config: Config):
 def train_graphs(config: Config, runtime):
     """The cells of a training step and their inputs."""
     from src.train.train_setup import create_optimizer, create_rates, create_train_step
-    from src.train.train_step import LossScaler, MovingAverage
+    from src.train.update import LossScaler, MovingAverage
 
     network, forward = build(config, runtime)
     optimizer = create_optimizer(config, network, create_rates(config, 10))

@@ -1,0 +1,73 @@
+"""The folder of a training run: the names of what is in it, its newest and best checkpoint, and which ones stay.
+
+2026-01-31_time_12_00_00/config.yaml, report.html, results.csv, ...
+2026-01-31_time_12_00_00/ckpt_RANK/RANK-EPOCH_STEP.ckpt, best_map.ckpt
+"""
+
+from pathlib import Path
+
+from ..base.atomic import atomic_write
+from ..base.errors import UserError
+from ..config import Config
+from ..remote.download import without_signature
+
+_STEP_CHECKPOINTS = "[0-9]*-*_*.ckpt"
+
+
+class RunFolder:
+    """Names of the files of one run.
+
+    Args:
+        path: the folder; need not be there.
+        rank: whose checkpoints are written.
+    """
+
+    def __init__(self, path: str | Path, rank: int = 0):
+        self.path, self.rank = Path(path), rank
+        self.checkpoints = self.path / f"ckpt_{rank}"
+        self.best = self.checkpoints / "best_map.ckpt"
+        self.profile = self.path / "profiler"
+
+    def step_checkpoint(self, epoch: int, step: int) -> Path:
+        """This rank's checkpoint after so many steps, in so many epochs (the one under way counts)."""
+        return self.checkpoints / f"{self.rank}-{epoch}_{step}.ckpt"
+
+    def newest(self) -> Path | None:
+        """The step checkpoint of the most steps, of any rank; None if there is none."""
+        files = _by_step(self.path.glob(f"ckpt_*/{_STEP_CHECKPOINTS}"))
+        return files[-1] if files else None
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest `keep` step checkpoints of this rank (by step, not by clock)."""
+        for file in _by_step(self.checkpoints.glob(_STEP_CHECKPOINTS))[:-keep]:
+            file.unlink(missing_ok=True)
+
+    def write_options(self, config: Config) -> None:
+        """Write the options to `config.yaml`, without the signatures of addresses."""
+        public = {key: without_signature(value) for key, value in config.items()}
+        with atomic_write(self.path / "config.yaml") as handle:
+            handle.write(Config(public).to_yaml())
+
+
+def last_checkpoint(place: str | Path, runs: str | Path) -> Path:
+    """The newest step checkpoint of a run.
+
+    Args:
+        place: the run's folder, or `auto` for the newest run that has one.
+        runs: folder of runs, for `auto`.
+
+    Raises:
+        UserError: there is none.
+    """
+    is_auto = str(place) == "auto"
+    for folder in sorted(Path(runs).glob("*/"), reverse=True) if is_auto else [place]:
+        if (newest := RunFolder(folder).newest()) is not None:
+            return newest
+    where = f"no run in {runs}" if is_auto else f"the run {place} has none"
+    raise UserError(
+        f"resume: no checkpoint to go on from: {where}; give a run's folder, or start without --resume"
+    )
+
+
+def _by_step(files) -> list[Path]:
+    return sorted(files, key=lambda file: int(file.stem.rsplit("_", 1)[1]))

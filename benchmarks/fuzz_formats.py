@@ -86,7 +86,8 @@ def _read_coco(folder: Path) -> Reader:
 
 
 def _read_checked(folder: Path) -> Reader:
-    from src.datasets.check import check_boxes, check_images, check_set
+    from src.datasets.check import check_boxes, check_set
+    from src.datasets.check_images import check_images
     from src.datasets.findings import Findings, report
 
     anchors = np.array(load_config([]).anchor_scales)

@@ -1,7 +1,5 @@
 """Annotations in COCO's format to records of images with their boxes, with every odd box accounted for."""
 
-import json
-import math
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,12 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .base.errors import UserError, one_line, shown
+from .annotations import (
+    BOX_FAULTS,
+    Fault,
+    read_annotations,
+    walk_annotations,
+    walk_categories,
+    walk_images,
+)
+from .base.errors import UserError, shown
 from .imaging.image_io import read_size
 
-# Results are tables of numpy integers (image_id int64, category_id int32; a class that the file lacks gets
-# an id above its largest), so larger ones are refused here and not cut there.
-_ID_LIMIT, _CATEGORY_LIMIT, _SIDE_LIMIT = 2**63, 2**30, 2**31
 _LEAST_SIDE = 1  # pixels; an image whose objects are no wider or no higher has nothing to learn from
 
 
@@ -158,36 +161,26 @@ def load_detection_set(
             id, missing image files, a size that `repair` cannot repair.
     """
     document = read_annotations(ann_file) if document is None else document
-    category_ids, class_of = _match_categories(document["categories"], tuple(class_names), ann_file)
+    category_ids, class_of = _match_categories(document, tuple(class_names), ann_file)
     dropped: Counter = Counter()
     forgiving = bad_annotations == "drop"
-    images = _index_images(document["images"], ann_file, dropped if forgiving else None)
+    images = _index_images(document, ann_file, forgiving, dropped)
     resized = _take_own_sizes(images, image_dir) if wrong_sizes == "repair" else 0
     boxes: dict = {image_id: [] for image_id in images}
     ignored: dict = {image_id: [] for image_id in images}
     with_objects = set()
-    for number, annotation in enumerate(document["annotations"]):
-        where = f"{ann_file}: annotation {shown(annotation.get('id', number))}"
-        try:
-            image, category = _image_and_category(annotation, number, images, class_of, where, ann_file)
-            box, fault, is_ignored = annotated_box(annotation, image, where, crowd_targets)
-        except UserError:
-            if not forgiving:
-                raise
-            dropped["annotations that cannot be used"] += 1
-            continue
-        if fault:
-            if invalid_boxes == "error":
-                raise UserError(
-                    f"{where}: box {shown(repr(annotation['bbox']))} {fault}; correct it, or invalid_boxes=drop"
-                )
-            dropped[f"boxes: {fault}"] += 1
-        elif is_ignored:
-            ignored[image["id"]].append(box)
+    for found in walk_annotations(document, images, class_of, ann_file, crowd_targets):
+        if isinstance(found, Fault):
+            is_box = found.kind in BOX_FAULTS
+            if invalid_boxes == "error" if is_box else not forgiving:
+                raise UserError(found.message)
+            dropped[f"boxes: {BOX_FAULTS[found.kind]}" if is_box else "annotations that cannot be used"] += 1
+        elif found.is_ignored:
+            ignored[found.image["id"]].append(found.box)
         else:
-            boxes[image["id"]].append((*box, class_of[category]))
-            if min(annotation["bbox"][2:]) > _LEAST_SIDE:
-                with_objects.add(image["id"])
+            boxes[found.image["id"]].append((*found.box, found.label))
+            if min(found.entry["bbox"][2:]) > _LEAST_SIDE:
+                with_objects.add(found.image["id"])
     if not keep_empty:
         dropped["images without objects"] = len(images) - len(with_objects)
     records = [
@@ -198,50 +191,17 @@ def load_detection_set(
     if not records:
         raise UserError(f"{ann_file}: no image with objects is left; keep_empty=1 keeps the others")
     _check_files(records, image_dir, ann_file)
-    found = {reason: count for reason, count in dropped.items() if count}
-    return DetectionSet(records, tuple(class_names), category_ids, Path(ann_file), found, resized)
+    counts = {reason: count for reason, count in dropped.items() if count}
+    return DetectionSet(records, tuple(class_names), category_ids, Path(ann_file), counts, resized)
 
 
-def read_annotations(ann_file: Path) -> dict:
-    """The JSON document of a COCO annotation file, its three lists checked.
-
-    Raises:
-        UserError: no file, no JSON, a list is missing or there are no images.
-    """
-    try:
-        with Path(ann_file).open(encoding="utf-8-sig") as handle:
-            document = json.load(handle)
-    except OSError as error:
-        raise UserError(f"{ann_file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{ann_file}: no valid JSON ({one_line(error, 120)})") from error
-    if not isinstance(document, dict):
-        raise UserError(f"{ann_file}: not a COCO annotation file: a {type(document).__name__}, not an object")
-    document.setdefault("annotations", [])  # a test set has none
-    for key in ("images", "annotations", "categories"):
-        entries = document.get(key)
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UserError(
-                f"{ann_file}: not a COCO annotation file: '{key}' is missing or no list of objects"
-            )
-    if not document["images"]:
-        raise UserError(f"{ann_file}: no images in it; was the data set split correctly?")
-    return document
-
-
-def _match_categories(categories, class_names, ann_file) -> tuple[tuple[int, ...], dict]:
+def _match_categories(document, class_names, ann_file) -> tuple[tuple[int, ...], dict]:
     """COCO id of each class, and class of each COCO id; matched by name."""
-    id_of_name, seen = {}, set()
-    for category in categories:
-        name = str(_field(category, "name", f"{ann_file}: categories"))
-        where = f"{ann_file}: category {shown(name)}"
-        category_id = _field(category, "id", where)
-        if not _is_whole(category_id, _CATEGORY_LIMIT):
-            raise UserError(f"{where}: id {shown(repr(category_id))} is no whole number of normal size")
-        if name in id_of_name or category_id in seen:
-            raise UserError(f"{where} (id {category_id}) is there twice")
-        id_of_name[name] = category_id
-        seen.add(category_id)
+    id_of_name = {}
+    for category in walk_categories(document, class_names, ann_file):
+        if isinstance(category, Fault):
+            raise UserError(category.message)
+        id_of_name[category.name] = category.id
     unknown = [name for name in id_of_name if name not in class_names]
     if unknown:
         names = ", ".join(map(shown, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
@@ -258,31 +218,16 @@ def _match_categories(categories, class_names, ann_file) -> tuple[tuple[int, ...
     return ids, known
 
 
-def _image_and_category(annotation, number, images, class_of, where, ann_file) -> tuple[dict, object]:
-    """The entry of an annotation's image, and its category's id; UserError where one is unknown."""
-    image = images.get(_field(annotation, "image_id", f"{ann_file}: annotations[{number}]"))
-    if image is None:
-        raise UserError(f"{where}: image_id {shown(repr(annotation['image_id']))} is not among the images")
-    category = _field(annotation, "category_id", where)
-    if category not in class_of:
-        raise UserError(
-            f"{where}: category_id {shown(repr(category))} is not among the categories; add it there"
-        )
-    return image, category
-
-
-def _index_images(entries, ann_file, dropped: Counter | None = None) -> dict:
+def _index_images(document, ann_file, forgiving: bool, dropped: Counter) -> dict:
     """The entries by their id; the second of an id is an error, or counted in `dropped`."""
     images: dict = {}
-    for number, entry in enumerate(entries):
-        where = f"{ann_file}: images[{number}]"
-        image_id = check_image(entry, where)
-        if image_id in images:
-            if dropped is None:
-                raise UserError(f"{ann_file}: image id {image_id} is there twice")
-            dropped["image entries of an id that is there twice"] += 1
-            continue
-        images[image_id] = entry
+    for entry in walk_images(document, ann_file):
+        if not isinstance(entry, Fault):
+            images[entry["id"]] = entry
+        elif forgiving and entry.kind == "duplicate_image_id":
+            dropped["image entries of a duplicate id"] += 1
+        else:
+            raise UserError(entry.message)
     return images
 
 
@@ -308,68 +253,6 @@ def _take_own_sizes(images: dict, image_dir: Path) -> int:
         entry["width"], entry["height"] = own
         changed += 1
     return changed
-
-
-def check_image(entry: dict, where: str) -> int:
-    """The id of an entry of `images`, its file name and size checked.
-
-    Raises:
-        UserError: one is missing or not usable; the line begins with `where`.
-    """
-    image_id = _field(entry, "id", where)
-    if not _is_whole(image_id, _ID_LIMIT):
-        raise UserError(
-            f"{where}: id {shown(repr(image_id))} is no whole number; file names are free, ids not"
-        )
-    name = _field(entry, "file_name", where)
-    path = Path(name) if isinstance(name, str) else Path()
-    if not path.name or path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{where}: file_name {shown(name)} must be a path inside the folder of images")
-    for key in ("width", "height"):
-        side = _field(entry, key, f"{where} ({shown(name)})")
-        if not _is_whole(side, _SIDE_LIMIT) or side < 1:
-            raise UserError(f"{where} ({shown(name)}): {key} {shown(repr(side))} is no positive whole number")
-    return image_id
-
-
-def annotated_box(
-    annotation: dict, image: dict, where: str, crowd_targets: bool = False
-) -> tuple[tuple[float, ...] | None, str, bool]:
-    """x1 y1 x2 y2 of an annotation clipped to its image, or why it is no box; whether it is to be ignored.
-
-    Crowds are, but by `crowd_targets`.
-
-    Raises:
-        UserError: the box or a flag is no such thing; the line begins with `where`.
-    """
-    box, fault = _clipped_box(_field(annotation, "bbox", where), image, where)
-    if fault:
-        return box, fault, False
-    crowd, ignored = (_flag(annotation, key, where) for key in ("iscrowd", "ignore"))
-    return box, fault, ignored or (crowd and not crowd_targets)
-
-
-def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:
-    """x1 y1 x2 y2 clipped to the image, or why it is no box."""
-    try:
-        if not isinstance(bbox, list) or not all(type(value) in (int, float) for value in bbox):
-            raise TypeError  # text and JSON objects would pass through float() too
-        x, y, w, h = map(float, bbox)
-    except (TypeError, ValueError, OverflowError):
-        raise UserError(
-            f"{where}: bbox {shown(repr(bbox))} is not four numbers [x, y, width, height]"
-        ) from None
-    if not all(map(math.isfinite, (x, y, w, h))):
-        return None, "not finite"
-    if w <= 0 or h <= 0:
-        return None, "without area"
-    x1, y1 = max(x, 0.0), max(y, 0.0)
-    x2, y2 = min(x + w, float(image["width"])), min(y + h, float(image["height"]))
-    if x2 <= x1 or y2 <= y1:
-        return None, "outside its image"
-    if np.float32(x1) == np.float32(x2) or np.float32(y1) == np.float32(y2):
-        return None, "without area"  # as float32, in which boxes are kept
-    return (x1, y1, x2, y2), ""
 
 
 def _record(image, image_dir, boxes, ignored) -> ImageRecord:
@@ -403,25 +286,3 @@ def _names(folder: Path) -> list[str]:
         raise UserError(f"{folder}: cannot be read: {error.strerror}") from error
     except (OSError, ValueError):  # no folder, or no name that a folder could have
         return []
-
-
-def _field(entry: dict, key: str, where: str):
-    """A value of a JSON object; a missing one, or a list where a plain value belongs, is named."""
-    if key not in entry:
-        raise UserError(f"{where}: lacks '{key}'")
-    value = entry[key]
-    if isinstance(value, list | dict) and key != "bbox":
-        raise UserError(f"{where}: '{key}' is a {type(value).__name__}")
-    return value
-
-
-def _flag(entry: dict, key: str, where: str) -> bool:
-    """A 0 or 1 of a JSON object, 0 where it is missing; the text "0" would count as true otherwise."""
-    value = entry.get(key)
-    if value not in (None, 0, 1):
-        raise UserError(f"{where}: {key} {shown(repr(value))} is neither 0 nor 1")
-    return bool(value)
-
-
-def _is_whole(value, limit: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -limit < value < limit

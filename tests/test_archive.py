@@ -134,8 +134,8 @@ def special(name: str, mode: int) -> zipfile.ZipInfo:
         ("con.jpg", "name of a device"),
         ("coco/Lpt1.tar.gz", "name of a device"),
         ("aux/1.png", "name of a device"),
-        ("coco/1.png", "twice"),
-        ("coco/./1.png", "twice"),
+        ("coco/1.png", "is a duplicate"),
+        ("coco/./1.png", "is a duplicate"),
         ("coco/1.png/below", "a file and a folder"),
     ],
 )

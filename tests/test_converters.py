@@ -206,7 +206,7 @@ def test_boxes_without_area_outside_or_twice_are_counted(tmp_path, capsys):
     write(src / "Annotations" / "p0.xml", voc_xml("p0", objects))
     code, text = convert(capsys, "--format", "voc", "--src", src, "--out", tmp_path / "out")
     assert code == 0
-    for line in ("1 boxes without area", "1 boxes outside their image", "1 boxes that are there twice"):
+    for line in ("1 boxes without area", "1 boxes outside their image", "1 duplicate boxes"):
         assert f"left out: {line}" in text
     record = loaded(tmp_path / "out", "train", ("plane", "ship")).records[0]
     assert record.boxes.tolist() == [[89, 69, 100, 80]]  # clipped

@@ -181,7 +181,7 @@ def test_merge_names_what_is_wrong_and_writes_nothing(tmp_path, capsys):
     (tmp_path / "old.json").write_text(json.dumps(old))
     (tmp_path / "cut.json").write_text((tmp_path / "a.json").read_text()[:40])
     for other, named in {
-        "b.json": "device_ip 192.168.1.1 is there twice",
+        "b.json": "device_ip 192.168.1.1 is a duplicate",
         "old.json": "old.json: version is '1.2'",
         "cut.json": "cut.json: no valid JSON",
         "none.json": "none.json: cannot be read",

@@ -91,7 +91,7 @@ def test_a_server_twice_is_not_merged(tmp_path, capsys):
     make(tmp_path, "--server_ip=10.0.0.1")
     path = str(tmp_path / "hccl_8p_01234567_10.0.0.1.json")
     assert merge_hccl.main([path, path, f"--out_dir={tmp_path}"]) == 2
-    assert "server_id 10.0.0.1 is there twice" in capsys.readouterr().err
+    assert "server_id 10.0.0.1 is a duplicate" in capsys.readouterr().err
 
 
 def test_ranks_of_this_host(tmp_path, capsys):
@@ -109,7 +109,7 @@ def test_ranks_of_this_host(tmp_path, capsys):
         (["--device_num=0-8"], "not of the form"),
         (["--device_num=[4,4)"], "not empty"),
         (["--device_num=[0,9)"], "within [0,8)"),
-        (["--visible_devices=0,0,1"], "device 0 is there twice"),
+        (["--visible_devices=0,0,1"], "device 0 is a duplicate"),
         (["--visible_devices=0,9"], "device 9"),
         (["--visible_devices=a"], "card numbers"),
         (["--device_num=[0,4)", "--visible_devices=1,2"], "asks for 4 cards"),
@@ -129,7 +129,7 @@ def test_missing_and_wrong_addresses_are_named(tmp_path, capsys):
     assert "300.1.1.1" in capsys.readouterr().err
     (tmp_path / "twice.conf").write_text("address_0=1.1.1.1\naddress_0=1.1.1.2\n")
     assert make(tmp_path, "--server_ip=1.1.1.1", conf=tmp_path / "twice.conf") == 2
-    assert "address_0 is there twice" in capsys.readouterr().err
+    assert "duplicate address_0" in capsys.readouterr().err
     assert make(tmp_path, "--server_ip=1.1.1.1", conf=tmp_path / "none.conf") == 2
     assert "none.conf" in capsys.readouterr().err
 
@@ -145,16 +145,16 @@ GOOD = table_of(documented("a", range(2)), documented("b", range(2), 2, 7))
         (("server_count",), "3", "server_count is '3', it lists 2"),
         (("server_list",), None, "'server_list' is missing"),
         (("server_list", 0, "device", 0, "rank_id"), "9", "rank_id 0 is missing"),
-        (("server_list", 0, "device", 0, "rank_id"), "1", "rank_id 1 is there twice"),
+        (("server_list", 0, "device", 0, "rank_id"), "1", "rank_id 1 is a duplicate"),
         (("server_list", 0, "device", 0, "rank_id"), 0, "no number in quotes"),
-        (("server_list", 0, "device", 1, "device_id"), "0", "device_id 0 is there twice"),
+        (("server_list", 0, "device", 1, "device_id"), "0", "device_id 0 is a duplicate"),
         (
             ("server_list", 0, "device", 1, "device_ip"),
             "192.168.7.101",
-            "device_ip 192.168.7.101 is there twice",
+            "device_ip 192.168.7.101 is a duplicate",
         ),
         (("server_list", 0, "device", 1, "device_ip"), "x", "device_ip 'x' is no address"),
-        (("server_list", 1, "server_id"), "a", "server_id a is there twice"),
+        (("server_list", 1, "server_id"), "a", "server_id a is a duplicate"),
         (("server_list", 1), {}, "a server lacks"),
     ],
 )

@@ -111,14 +111,14 @@ def test_annotations_that_cannot_be_used_are_refused_or_dropped_and_counted(tmp_
     good = annotation(id=9)
     images = [*BASE["images"], {**BASE["images"][0], "width": 3}]
     paths = write(tmp_path, annotations=[*odd, good], images=images)
-    with pytest.raises(UserError, match="there twice"):
+    with pytest.raises(UserError, match="duplicate"):
         load_detection_set(*paths, NAMES)
     dataset = load_detection_set(*paths, NAMES, bad_annotations="drop")
     assert sum(len(record.boxes) for record in dataset.records) == 1
     assert dataset.records[0].width == BASE["images"][0]["width"]  # the first entry counts
     assert dataset.dropped == {
         "annotations that cannot be used": 5,
-        "image entries of an id that is there twice": 1,
+        "image entries of a duplicate id": 1,
     }
     for entry in odd:
         with pytest.raises(UserError, match="annotation"):
@@ -190,7 +190,7 @@ def test_names_may_be_anything(tmp_path):
         ({"images": None}, "'images' is missing"),
         ({"categories": []}, "it has no categories"),
         ({"categories": [{"id": 1, "name": "boat"}]}, "not in labels: boat; set labels"),
-        ({"categories": [{"id": 7, "name": "plane"}, {"id": 7, "name": "ship"}]}, "there twice"),
+        ({"categories": [{"id": 7, "name": "plane"}, {"id": 7, "name": "ship"}]}, "duplicate name or id"),
         ({"annotations": [annotation(category_id=99)]}, "category_id 99 is not among the categories"),
         ({"annotations": [annotation(image_id=77)]}, "image_id 77 is not among the images"),
         ({"annotations": [annotation(bbox=[1, 2, 3])]}, "not four numbers"),
@@ -204,7 +204,7 @@ def test_names_may_be_anything(tmp_path):
         ({"annotations": [annotation(image_id="5")]}, "image_id '5' is not among"),
         ({"annotations": [{"id": 1, "image_id": 5, "category_id": 7}]}, "lacks 'bbox'"),
         ({"annotations": [annotation(image_id=[5])]}, "is a list"),
-        ({"images": BASE["images"] + [BASE["images"][0]]}, "image id 5 is there twice"),
+        ({"images": BASE["images"] + [BASE["images"][0]]}, "duplicate image id 5"),
         ({"images": [{"id": 5, "file_name": "a.png", "width": 100}]}, "lacks 'height'"),
         ({"images": [{"id": 5, "file_name": "../a.png", "width": 1, "height": 1}]}, "inside the folder"),
         (

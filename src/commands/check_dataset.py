@@ -13,7 +13,8 @@ import numpy as np
 from ..base.atomic import write_json
 from ..base.errors import reports_mistakes
 from ..config import Config, load_config
-from ..datasets.check import check_boxes, check_images, check_set
+from ..datasets.check import check_boxes, check_set
+from ..datasets.check_images import check_images
 from ..datasets.findings import Findings, report
 from ..logger import progress_bar
 from ..runtime.collectives import data_threads

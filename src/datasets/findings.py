@@ -17,12 +17,12 @@ class Kind:
 
 KINDS = {
     "image_entry": Kind("entries of images cannot be used", "correct the annotation file", True),
-    "duplicate_image_id": Kind("image ids are there twice", "give each image an id of its own", True),
+    "duplicate_image_id": Kind("duplicate image ids", "give each image an id of its own", True),
     "duplicate_file_name": Kind("files are listed twice", "list each once, with all its objects"),
     "category_entry": Kind("categories cannot be used", "give each a name and a whole id of its own", True),
     "unknown_label": Kind("categories are not in labels", "set labels to your classes", True),
     "annotation_entry": Kind("annotations cannot be used", "correct the annotation file", True),
-    "duplicate_annotation_id": Kind("annotation ids are there twice", "number the annotations anew"),
+    "duplicate_annotation_id": Kind("duplicate annotation ids", "number the annotations anew"),
     "unknown_image": Kind("annotations name an image that is not listed", "list it or remove them", True),
     "unknown_category": Kind(
         "annotations name a category that is not listed", "list it or remove them", True
@@ -33,7 +33,7 @@ KINDS = {
     ),
     "box_outside": Kind("boxes lie outside their image", "correct them; training leaves them out"),
     "box_cut": Kind("boxes reach over their image's border", "correct them; training clips them"),
-    "box_twice": Kind("boxes are there twice, with the same class", "remove one of each"),
+    "box_twice": Kind("duplicate boxes of the same class", "remove one of each"),
     "box_tiny": Kind("boxes are tiny in the network's input", "cut smaller tiles or train on a larger input"),
     "missing_file": Kind("images are missing", "copy them, or remove them from the annotations", True),
     "unlisted_file": Kind(

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..annotations import read_annotations
 from ..detect.detections import written_boxes
 from ..logger import get_logger
-from ..yolo_dataset import read_annotations
 from .matching import IOU_THRESHOLDS, Objects, best_f1, match_class, precision_and_recall
 
 # Sides in pixels (roots of the areas) between the size buckets for aerial objects: those of AI-TOD (Wang et al.,

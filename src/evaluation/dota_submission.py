@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..annotations import read_annotations
 from ..base.atomic import atomic_path
 from ..base.errors import UserError, shown
 from ..datasets.dota_labels import object_boxes, read_labels
 from ..detect.merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
 from ..detect.postprocess import Detections
 from ..imaging.boxes import from_corner
-from ..yolo_dataset import DetectionSet, read_annotations
+from ..yolo_dataset import DetectionSet
 from .dota_metrics import DotaResult, SceneObjects, evaluate_dota
 
 _TILE_NAME = re.compile(r"(?P<scene>.+)__x(?P<x>\d+)__y(?P<y>\d+)")

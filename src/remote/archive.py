@@ -102,7 +102,7 @@ def _checked_entries(opened: zipfile.ZipFile, archive: Path) -> dict[PurePosixPa
             problem = "would replace the archive itself"
         path = PurePosixPath(*parts)
         if not problem and path in entries and not (info.is_dir() and entries[path].is_dir()):
-            problem = "is there twice"
+            problem = "is a duplicate"
         if problem:
             raise UserError(f"{archive}: refused, nothing unpacked: entry {name!r} {problem}")
         if parts:

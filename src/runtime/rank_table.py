@@ -264,7 +264,7 @@ def check_rank_table(table: RankTable, where: str) -> None:
 def _refuse_twice(values: list, what: str) -> None:
     for value in values:
         if values.count(value) > 1:
-            raise UserError(f"{what} {value} is there twice")
+            raise UserError(f"{what} {value} is a duplicate")
 
 
 def _checked_ip(value, where: str) -> str:
@@ -294,7 +294,7 @@ def merge_rank_tables(tables: Sequence[RankTable]) -> RankTable:
     """One table of several servers; ranks go on from server to server in the given order.
 
     Raises:
-        UserError: a server or an address is there twice.
+        UserError: a duplicate server or address.
     """
     servers, rank = [], 0
     for table in tables:
@@ -358,7 +358,7 @@ def read_hccn_conf(path: Path) -> dict[int, str]:
         if match:
             card = int(match[1])
             if card in found:
-                raise UserError(f"{path}: address_{card} is there twice")
+                raise UserError(f"{path}: duplicate address_{card}")
             found[card] = match[2]
     return found
 

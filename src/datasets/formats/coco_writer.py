@@ -157,7 +157,7 @@ def _document(split: str, labelled: list[LabelledImage], options: WriteOptions, 
                 continue
             bbox, fault = _bbox(entry, item)
             if fault or (entry.name, *bbox) in seen:
-                result.left_out[f"boxes {fault or 'that are there twice'}"] += 1
+                result.left_out[f"boxes {fault}" if fault else "duplicate boxes"] += 1
                 continue
             seen.add((entry.name, *bbox))
             ignored = entry.difficult and options.ignore_difficult

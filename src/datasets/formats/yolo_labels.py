@@ -8,10 +8,10 @@ stands where an annotation file would: the list, or the folder of labels.
 from collections import Counter
 from pathlib import Path
 
+from ...annotations import read_annotations
 from ...base.errors import UserError
 from ...imaging.image_io import read_size
 from ...logger import get_logger, progress_bar
-from ...yolo_dataset import read_annotations
 from .labelled import ReadOptions, images_below, without_repeats
 from .yolo_txt import label_path, listed_images, read_yolo_labels
 

@@ -13,11 +13,12 @@ from PIL import Image
 
 import src
 from src.base.errors import UserError
-from src.config import NETWORK_OPTIONS, load_config
+from src.config import load_config
 from src.detect.images import list_images
 from src.detect.inference import image_names, run_inference, scene_options
 from src.export.export import export_model
 from src.initializer import initialize
+from src.weights.carried import carried_options
 from src.weights.checkpoint import save_checkpoint
 from src.weights.loading import load_network
 from src.yolo import build_network
@@ -175,7 +176,7 @@ def test_letterbox_without_enlarging_travels_with_checkpoint_and_export(model, t
     network = build_network(config)
     load_network(network, model.with_suffix(".ckpt"))
     trained = tmp_path / "trained.ckpt"
-    state = {"options": {key: config[key] for key in NETWORK_OPTIONS}}
+    state = {"options": carried_options(config)}
     save_checkpoint(list(network.get_parameters()), trained, state)
     export_model(
         load_config(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from src.base.errors import UserError
-from src.config import load_config
+from src.config import NETWORK_OPTIONS, load_config
 from src.detect.backends import ExportedModel
 from src.detect.postprocess import PostprocessOptions
-from src.detect.settings import DETECTIONS, ModelSettings
+from src.detect.settings import DETECTIONS, OPTION_OF, ModelSettings
 from src.transforms import ResizeGeometry
 
 SETTINGS = ModelSettings(
@@ -61,3 +61,7 @@ def test_the_most_detections_hold():
 def test_multi_label_has_no_effect_and_is_refused():
     with pytest.raises(UserError, match="multi_label: the model gives each box its best class"):
         SETTINGS.laid_over(load_config(["--multi_label=1"]))
+
+
+def test_what_travels_with_an_export_travels_with_a_checkpoint():
+    assert set(OPTION_OF.values()) <= set(NETWORK_OPTIONS)

@@ -9,13 +9,14 @@ import pytest
 import yaml
 
 from src.base.errors import UserError
-from src.config import NETWORK_OPTIONS, load_config
+from src.config import load_config
 from src.datasets.dota_labels import CLASSES_V1_5
 from src.detect.backends import open_model
 from src.export.export import export_model
 from src.runtime.device import Runtime
 from src.train.run import start_run
 from src.train.start import find_start, start_options
+from src.weights.carried import carried_options
 from src.weights.checkpoint import save_checkpoint
 from src.weights.convert import convert
 from src.yolo import build_network
@@ -73,7 +74,7 @@ def checkpoint_of(path, labels, *, named=True, only=""):
     network = build_network(config)
     state = {
         "step": 0, "steps_per_epoch": 1, "best_map": -1.0, "best_epoch": 0,
-        "options": {key: config[key] for key in NETWORK_OPTIONS},
+        "options": carried_options(config),
     }  # fmt: skip
     parameters = [p for p in network.get_parameters() if p.name.startswith(only)]
     save_checkpoint(parameters, path, state if named else None)

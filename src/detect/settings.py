@@ -4,8 +4,8 @@ The settings travel in an ONNX file's metadata and, for every format, in a YAML 
 (`yolov4.mindir.yaml`); a published MINDIR that has none is described by the options instead.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 
 import yaml
@@ -20,9 +20,43 @@ RAW, DECODED, DETECTIONS = "raw", "decoded", "detections"
 UINT8_NHWC = "uint8_nhwc"
 
 
+def _setting(read: Callable, option: str = "", default=MISSING, is_new: bool = False):
+    """A field of `ModelSettings`: what a writer and a reader have to know of it.
+
+    Args:
+        read: makes it of a value of the YAML.
+        option: the option that holds it.
+        default: where it is not given.
+        is_new: files of earlier exports lack it, and mean the default.
+    """
+    return field(default=default, metadata={"read": read, "option": option, "is_new": is_new})
+
+
+def _each(kind: type) -> Callable:
+    return lambda values: tuple(map(kind, values))
+
+
+def _one_of(*allowed: str) -> Callable:
+    def read(value) -> str:
+        if value not in allowed:
+            raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
+        return value
+
+    return read
+
+
+def _frozen(value):
+    """A value of an option as the settings have it: tuples for lists."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _thawed(value):
+    return list(map(_thawed, value)) if isinstance(value, list | tuple) else value
+
+
 @dataclass(frozen=True)
 class ModelSettings:
-    """Settings of a network.
+    """Settings of a network, each described once: its type, the option that holds it, and how it is read.
 
     Attributes:
         class_names: in the order of the outputs.
@@ -44,40 +78,31 @@ class ModelSettings:
         network: name of the network, which tells its strides (`src.base.heads`).
     """
 
-    class_names: tuple[str, ...]
-    anchors: tuple[tuple[int, int], ...]
-    scale_x_y: tuple[float, ...]
-    input_hw: tuple[int, int]
-    batch_size: int
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
-    input_type: str = "float32"
-    outputs: str = DECODED
-    letterbox: bool = False
-    letterbox_enlarge: bool = True
-    letterbox_style: str = "exact"
-    padding_grey: int = 128
-    tile_size: int = 0
-    network: str = "yolov4"
+    class_names: tuple[str, ...] = _setting(_each(str), "labels")
+    anchors: tuple[tuple[int, int], ...] = _setting(
+        lambda rows: tuple((float(w), float(h)) for w, h in rows), "anchor_scales"
+    )
+    scale_x_y: tuple[float, ...] = _setting(_each(float), "scale_x_y")
+    input_hw: tuple[int, int] = _setting(_each(int))
+    batch_size: int = _setting(int)
+    image_mean: tuple[float, ...] = _setting(_each(float), "image_mean")
+    image_std: tuple[float, ...] = _setting(_each(float), "image_std")
+    input_type: str = _setting(_one_of("float32", "uint8", UINT8_NHWC), default="float32")
+    outputs: str = _setting(_one_of(RAW, DECODED, DETECTIONS), default=DECODED)
+    letterbox: bool = _setting(bool, "letterbox", default=False)
+    letterbox_enlarge: bool = _setting(bool, "letterbox_enlarge", default=True)
+    letterbox_style: str = _setting(
+        _one_of("exact", "mindyolo"), "letterbox_style", default="exact", is_new=True
+    )
+    padding_grey: int = _setting(int, "padding_grey", default=128, is_new=True)
+    tile_size: int = _setting(int, "tile_size", default=0)
+    network: str = _setting(_one_of(*STRIDES_OF), "network", default="yolov4", is_new=True)
 
     @classmethod
     def from_config(cls, config: Config) -> "ModelSettings":
         """Settings of the network that the options describe, at the input of evaluation."""
-        return cls(
-            class_names=tuple(config.labels),
-            anchors=tuple(tuple(anchor) for anchor in config.anchor_scales),
-            scale_x_y=tuple(config.scale_x_y),
-            input_hw=config.eval_input_hw,
-            batch_size=0,
-            image_mean=tuple(config.image_mean),
-            image_std=tuple(config.image_std),
-            letterbox=config.letterbox,
-            letterbox_enlarge=config.letterbox_enlarge,
-            letterbox_style=config.letterbox_style,
-            padding_grey=config.padding_grey,
-            tile_size=config.tile_size,
-            network=config.network,
-        )
+        values = {name: _frozen(config[option]) for name, option in OPTION_OF.items()}
+        return cls(**values, input_hw=config.eval_input_hw, batch_size=0)
 
     @property
     def heads(self) -> Heads:
@@ -86,12 +111,7 @@ class ModelSettings:
 
     def to_yaml(self) -> str:
         """As YAML text."""
-        document = {
-            key: [list(entry) if isinstance(entry, tuple) else entry for entry in value]
-            if isinstance(value, tuple)
-            else value
-            for key, value in asdict(self).items()
-        }
+        document = {key: _thawed(value) for key, value in asdict(self).items()}
         return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
 
     @classmethod
@@ -109,7 +129,9 @@ class ModelSettings:
             ) from error
         known = {field.name for field in fields(cls)}
         if isinstance(document, Mapping):  # of an export that knew no other way
-            document = {"letterbox_style": "exact", "padding_grey": 128, "network": "yolov4", **document}
+            document = {
+                entry.name: entry.default for entry in fields(cls) if entry.metadata["is_new"]
+            } | document
         if not isinstance(document, Mapping) or set(document) != known:
             wrong = (
                 shown(sorted(map(str, known ^ set(document))), 300)
@@ -120,23 +142,7 @@ class ModelSettings:
                 f"{where}: settings of the model lack or have too many keys: {wrong}; export it again"
             )
         try:
-            return cls(
-                class_names=tuple(map(str, document["class_names"])),
-                anchors=tuple((float(w), float(h)) for w, h in document["anchors"]),
-                scale_x_y=tuple(map(float, document["scale_x_y"])),
-                input_hw=tuple(map(int, document["input_hw"])),
-                batch_size=int(document["batch_size"]),
-                image_mean=tuple(map(float, document["image_mean"])),
-                image_std=tuple(map(float, document["image_std"])),
-                input_type=_one_of(document["input_type"], ("float32", "uint8", UINT8_NHWC)),
-                outputs=_one_of(document["outputs"], (RAW, DECODED, DETECTIONS)),
-                letterbox=bool(document["letterbox"]),
-                letterbox_enlarge=bool(document["letterbox_enlarge"]),
-                letterbox_style=_one_of(document["letterbox_style"], ("exact", "mindyolo")),
-                padding_grey=int(document["padding_grey"]),
-                tile_size=int(document["tile_size"]),
-                network=_one_of(document["network"], tuple(STRIDES_OF)),
-            )
+            return cls(**{entry.name: entry.metadata["read"](document[entry.name]) for entry in fields(cls)})
         except (TypeError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{where}: settings of the model: {shown(error, 200)}; export it again"
@@ -162,25 +168,12 @@ class ModelSettings:
                 )
         if self.outputs == DETECTIONS and config.multi_label:
             raise UserError("multi_label: the model gives each box its best class; set it to False")
-        fixed = {
-            "labels": list(self.class_names),
-            "network": self.network,
-            "anchor_scales": [list(anchor) for anchor in self.anchors],
-            "scale_x_y": list(self.scale_x_y),
-            "image_mean": list(self.image_mean),
-            "image_std": list(self.image_std),
-            "test_img_shape": list(self.input_hw),
-            "testing_shape": "",
-            "letterbox": self.letterbox,
-            "letterbox_enlarge": self.letterbox_enlarge,
-            "letterbox_style": self.letterbox_style,
-            "padding_grey": self.padding_grey,
-        }
-        if not config.tile_size:
-            fixed["tile_size"] = self.tile_size
-        if (
-            self.outputs == DETECTIONS
-        ):  # suppressed inside the file; a threshold that was set suppresses again
+        fixed = {option: _thawed(getattr(self, name)) for name, option in OPTION_OF.items()}
+        fixed.update(test_img_shape=list(self.input_hw), testing_shape="")
+        if config.tile_size:
+            del fixed["tile_size"]
+        if self.outputs == DETECTIONS:
+            # Suppressed inside the file; a threshold that was set suppresses again.
             fixed.update(
                 {key: 1.0 for key in ("nms_thresh", "test_nms_thresh") if config.origins[key] == "default"}
             )
@@ -189,10 +182,9 @@ class ModelSettings:
         return overlay(config, fixed, "the model's settings")
 
 
-def _one_of(value, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ValueError(f"{value!r} is not one of {', '.join(allowed)}")
-    return value
+OPTION_OF = {
+    entry.name: entry.metadata["option"] for entry in fields(ModelSettings) if entry.metadata["option"]
+}
 
 
 def settings_file(model: Path) -> Path:

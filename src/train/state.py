@@ -7,8 +7,9 @@ import mindspore as ms
 import numpy as np
 
 from ..base.errors import UserError
-from ..config import NETWORK_OPTIONS, Config
+from ..config import Config
 from ..logger import get_logger
+from ..weights.carried import carried_options
 from ..weights.checkpoint import save_checkpoint
 from .loss_meter import LossMeter
 from .start import Start
@@ -68,7 +69,7 @@ class TrainState:
             "best_epoch": self.best_epoch,
             "epoch_sums": self.epoch_meter.sums(),
             "evaluated_epoch": self.evaluated_epoch,
-            "options": {key: config[key] for key in NETWORK_OPTIONS},
+            "options": carried_options(config),
         }
         save_checkpoint([*self.weights, *self.slots], path, document)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..base.errors import UserError
 from ..config import NETWORK_OPTIONS, Config, overlay
@@ -24,6 +25,11 @@ def check_class_order(config: Config, class_names: Sequence[str], where: str | P
                 f"labels: {name} is class {place + 1} ({config.origins['labels']}), in {where} it is class "
                 f"{class_names.index(name) + 1}; leave labels out, the checkpoint knows its own"
             )
+
+
+def carried_options(config: Config) -> dict[str, Any]:
+    """What a checkpoint carries of the options, under `options` of its training state."""
+    return {key: config[key] for key in NETWORK_OPTIONS}
 
 
 def with_checkpoint_options(config: Config, path: str | Path, state: dict | None) -> Config:

@@ -6,11 +6,11 @@ import mindspore as ms
 
 from ..base.atomic import atomic_write
 from ..base.errors import UserError
-from ..config import NETWORK_OPTIONS, Config
+from ..config import Config
 from ..layers.batch_norm import EPSILON, epsilon_of
 from ..yolo import build_network
 from . import darknet, mindyolo, torch_state
-from .carried import with_checkpoint_options
+from .carried import carried_options, with_checkpoint_options
 from .checkpoint import read_checkpoint, save_checkpoint
 from .conversion import Conversion
 from .layer_order import Layer, darknet_layers
@@ -70,7 +70,7 @@ def convert(config: Config, source: Path, out: Path, epsilon: float | None = Non
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".ckpt":
         parameters = [ms.Parameter(value, name=name) for name, value in _tensors(result)]
-        options = {key: config[key] for key in NETWORK_OPTIONS}
+        options = carried_options(config)
         save_checkpoint(parameters, out, {"options": options} if (state or {}).get("options") else None)
     else:
         _write_darknet(config, layers, result, out)

@@ -88,7 +88,7 @@ def _read_coco(folder: Path) -> Reader:
 def _read_checked(folder: Path) -> Reader:
     from src.datasets.check import check_boxes, check_set
     from src.datasets.check_images import check_images
-    from src.datasets.findings import Findings, report
+    from src.datasets.findings import Findings, findings_text
 
     anchors = np.array(load_config([]).anchor_scales)
     for name in ("1.png", "2.png"):
@@ -100,7 +100,7 @@ def _read_checked(folder: Path) -> Reader:
         check_images([checked], findings, decode=False, workers=1)
         sides = {"input_hw": (608, 608), "letterbox": False, "max_box": 600, "tiny": 2.0}
         statistics = {"train": check_boxes(checked, findings, anchors=anchors, **sides)}
-        assert report(findings, statistics)
+        assert findings_text(findings, statistics)
         assert json.dumps({"problems": findings.as_list(), "sets": statistics}, allow_nan=False)
 
     return read
@@ -273,7 +273,7 @@ def _results_seeds(folder: Path) -> list[bytes]:
 
 def _read_results(folder: Path) -> Reader:
     from src.report.history import read_history, write_history
-    from src.report.report import Report
+    from src.report.html_report import Report
     from src.yolo_dataset import load_detection_set
 
     ann_file = folder / "set.json"

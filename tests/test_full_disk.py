@@ -29,7 +29,7 @@ from src.remote.object_storage import open_store
 from src.remote.results_upload import upload
 from src.report.events import EventFiles
 from src.report.history import EpochRow, write_history
-from src.report.report import Report
+from src.report.html_report import Report
 from src.runtime.device import Runtime
 from src.runtime.rank_table import Device, RankTable, Server, write_rank_table
 from src.train.run import start_run

@@ -18,7 +18,7 @@ from src.evaluation.coco_metrics import evaluate_coco
 from src.report import sections
 from src.report.gallery import EACH, MOST_FOR_CLASSES, choose_images
 from src.report.history import EpochRow
-from src.report.report import Report
+from src.report.html_report import Report
 from src.report.svg import column_chart, line_chart, ticks
 from src.yolo_dataset import load_detection_set
 from tests.tiny import tiny_config, write_tiles

@@ -82,7 +82,7 @@ def test_numbers_are_those_of_the_written_file(config, tmp_path, caplog):
         theirs.accumulate()
     with redirect_stdout(StringIO()) as printed:
         theirs.summarize()
-    assert evaluation.result.report().startswith(printed.getvalue().rstrip("\n"))
+    assert evaluation.result.text().startswith(printed.getvalue().rstrip("\n"))
     assert 0.3 < evaluation.result.stats[0] < 0.9
     assert "Processing... 100.00% " in caplog.text and str(evaluation.json_file) in caplog.text
 

@@ -15,7 +15,7 @@ from ..base.errors import reports_mistakes
 from ..config import Config, load_config
 from ..datasets.check import check_boxes, check_set
 from ..datasets.check_images import check_images
-from ..datasets.findings import Findings, report
+from ..datasets.findings import Findings, findings_text
 from ..logger import progress_bar
 from ..runtime.collectives import data_threads
 from ..runtime.device import Runtime
@@ -87,5 +87,5 @@ def main(argv: list[str] | None = None) -> int:
     findings, statistics = check(load_config(rest), args)
     if args.json:
         write_json(Path(args.json), {"problems": findings.as_list(), "sets": statistics}, indent=1)
-    print(report(findings, statistics))
+    print(findings_text(findings, statistics))
     return 1 if findings.counts else 0

@@ -23,7 +23,7 @@ def evaluate_checkpoint(config: Config, runtime: Runtime) -> int:
         write_images,
     )
     from ..logger import get_logger
-    from ..report.report import Report
+    from ..report.html_report import Report
 
     started = time.perf_counter()
     folder = start_folder(config, runtime)

@@ -7,7 +7,7 @@ from ..runtime.device import prepare_environment
 def run(config: Config) -> int:
     """Run the test that the options describe; the exit code."""
     from ..detect.backends import setup_inference
-    from ..evaluation.unlabelled import detect_test_set
+    from ..evaluation.held_out import detect_test_set
     from ..remote.modelarts import modelarts_session
 
     with modelarts_session(config) as config:

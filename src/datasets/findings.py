@@ -89,7 +89,7 @@ class Findings:
         ]
 
 
-def report(findings: Findings, statistics: dict[str, dict]) -> str:
+def findings_text(findings: Findings, statistics: dict[str, dict]) -> str:
     """The statistics of each set and the problems with their examples, for a terminal."""
     lines = []
     for split, values in statistics.items():

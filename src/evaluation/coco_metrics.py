@@ -105,7 +105,7 @@ class CocoResult:
             )
         return "\n".join(rows)
 
-    def report(self) -> str:
+    def text(self) -> str:
         """The twelve lines, the line for crowded images, and the table."""
         return (
             f"{self.lines}\n"

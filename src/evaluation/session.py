@@ -144,7 +144,7 @@ def start_folder(config: Config, runtime: Runtime) -> Path:
 
 def log_scores(evaluation: Evaluation) -> None:
     """The metrics under the published heading; its spelling is the published one too: users grep it."""
-    get_logger().info("\n=============coco eval reulst=========\n%s", evaluation.result.report())
+    get_logger().info("\n=============coco eval reulst=========\n%s", evaluation.result.text())
 
 
 def write_images(

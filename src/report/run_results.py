@@ -12,7 +12,7 @@ from ..evaluation.session import Evaluation
 from ..yolo_dataset import DetectionSet
 from . import history
 from .events import EventFiles
-from .report import Report
+from .html_report import Report
 
 
 class RunResults:

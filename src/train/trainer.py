@@ -161,7 +161,7 @@ def evaluate(run: Run) -> None:
     parts.step.set_train()
     state.evaluated_epoch = state.epoch
     result = evaluation.result
-    logger.info("epoch: %d, mAP:\n%s", state.epoch, result.report())
+    logger.info("epoch: %d, mAP:\n%s", state.epoch, result.text())
     run.results.add_evaluation(state.step, state.epoch, evaluation, parts.validation_set)
     if result.mean_ap < state.best_map:
         return

@@ -7,7 +7,7 @@ import pytest
 from src.base.errors import UserError
 from src.config import load_config
 from src.evaluation.coco_classes import COCO_CLASSES, category_ids
-from src.evaluation.unlabelled import load_test_set
+from src.evaluation.held_out import load_test_set
 from tests import ROOT
 
 NUMBERS = (7, 12, 581_929)

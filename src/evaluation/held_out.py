@@ -1,4 +1,4 @@
-"""Detections for a test set: with an annotation file or only a folder of images, of any names and classes."""
+"""Detections for the held-out test set: by an annotation file, or a folder of images of any names and classes."""
 
 import time
 from pathlib import Path

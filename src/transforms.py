@@ -107,7 +107,7 @@ class TrainAugment:
 
     Attributes:
         jitter: the aspect ratio changes by a factor in (1 - jitter) / (1 + jitter) and its inverse.
-        hue: largest shift of the hue, share of the circle.
+        hue: largest shift of the hue, as a fraction of a full turn.
         saturation: largest factor of the saturation, up or down.
         value: largest factor of the brightness, up or down.
         flip: probability of a left-right flip.

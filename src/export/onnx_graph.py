@@ -1,4 +1,4 @@
-"""What MindSpore's ONNX files lack, put right in place: names, an interpolation that is written out, one opset."""
+"""Repairs of MindSpore's ONNX files, in place: names, an explicit interpolation, a single opset."""
 
 import onnx
 

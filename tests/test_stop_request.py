@@ -175,6 +175,14 @@ time.sleep(60)
 """
 
 
+def test_nothing_that_starts_threads_is_imported_before_signals_are_blocked():
+    """Such a thread would receive SIGINT, and MindSpore turns that into SIGTERM."""
+    words = "from src.commands import train; from src.config import load_config; import src.remote.modelarts"
+    code = f"{words}; load_config([], 'train'); import sys; print({{'numpy', 'mindspore', 'cv2'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_signals_are_given_back():
     done = subprocess.run(
         [sys.executable, "-c", GIVEN_BACK], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False

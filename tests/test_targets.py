@@ -47,7 +47,7 @@ def reference_targets(boxes, input_hw, smooth, factor=0.1):
         for box in valid:
             w, h = box[2] - box[0], box[3] - box[1]
             overlaps = []
-            for anchor_w, anchor_h in ANCHORS.astype(np.float64):
+            for anchor_w, anchor_h in np.array(ANCHORS, np.float64):
                 common = min(w, anchor_w) * min(h, anchor_h)
                 overlaps.append(common / (w * h + anchor_w * anchor_h - common))
             for anchor, overlap in enumerate(overlaps):

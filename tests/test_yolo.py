@@ -127,8 +127,8 @@ def test_decode_closed_form_of_one_cell():
     wanted = [
         (s * sigmoid[0] - (s - 1) / 2 + column) / 4,
         (s * sigmoid[1] - (s - 1) / 2 + row) / 8,
-        np.exp(t[2]) * ANCHORS[anchor, 0] / 32,
-        np.exp(t[3]) * ANCHORS[anchor, 1] / 64,
+        np.exp(t[2]) * ANCHORS[anchor][0] / 32,
+        np.exp(t[3]) * ANCHORS[anchor][1] / 64,
         *sigmoid[4:],
     ]
     np.testing.assert_allclose(decoded[0, row, column, anchor], wanted, rtol=1e-5)

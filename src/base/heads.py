@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from .errors import UserError
+
+# Imported where it is used: the options import this module before a run blocks its signals
+# (`src/runtime/stop_request.py`), and the threads that numpy starts would receive them.
+if TYPE_CHECKING:
+    import numpy as np
 
 # Strides of the outputs of each network, the coarsest first. The names are Darknet's.
 STRIDES_OF = {"yolov4": (32, 16, 8), "yolov4-tiny": (32, 16), "yolov4-tiny-3l": (32, 16, 8)}
@@ -14,10 +18,7 @@ ANCHORS_A_CELL = 3
 
 # Of the published YOLOv4, for strides 8, 16, 32.
 STRIDES = STRIDES_OF["yolov4"]
-ANCHORS = np.array(
-    [[12, 16], [19, 36], [40, 28], [36, 75], [76, 55], [72, 146], [142, 110], [192, 243], [459, 401]],
-    dtype=np.float32,
-)
+ANCHORS = ((12, 16), (19, 36), (40, 28), (36, 75), (76, 55), (72, 146), (142, 110), (192, 243), (459, 401))
 SCALE_X_Y = (1.2, 1.1, 1.05)
 
 
@@ -48,22 +49,28 @@ class Heads:
             UserError: another number of anchors or factors, or an anchor without area.
         """
         strides = STRIDES_OF[network]
-        anchors = np.asarray(anchor_scales, np.float64)
+        try:
+            anchors = [tuple(float(side) for side in pair) for pair in anchor_scales]
+        except (TypeError, ValueError):
+            anchors = []
         fine_first = ", ".join(map(str, reversed(strides)))
-        if anchors.shape != (len(strides) * ANCHORS_A_CELL, 2) or not (anchors > 0).all():
+        is_whole = len(anchors) == len(strides) * ANCHORS_A_CELL
+        if not is_whole or any(len(pair) != 2 or not all(side > 0 for side in pair) for pair in anchors):
             raise UserError(
                 f"anchor_scales: {network} needs {len(strides) * ANCHORS_A_CELL} pairs of a positive width and "
                 f"height, three each for strides {fine_first}"
             )
         if len(scale_x_y) != len(strides):
             raise UserError(f"scale_x_y: {network} needs {len(strides)} factors, for strides {fine_first}")
-        by_stride = anchors.reshape(len(strides), ANCHORS_A_CELL, 2)[::-1].tolist()
-        nested = tuple(tuple(tuple(anchor) for anchor in level) for level in by_stride)
+        starts = reversed(range(0, len(anchors), ANCHORS_A_CELL))
+        nested = tuple(tuple(anchors[start : start + ANCHORS_A_CELL]) for start in starts)
         return cls(strides, nested, tuple(float(factor) for factor in reversed(scale_x_y)))
 
     @property
-    def anchor_scales(self) -> np.ndarray:
+    def anchor_scales(self) -> "np.ndarray":
         """(3 heads, 2) anchors as the option has them, those of the finest stride first."""
+        import numpy as np
+
         return np.array(self.anchors[::-1]).reshape(-1, 2)
 
     def grid_shapes(self, input_hw: Sequence[int]) -> tuple[tuple[int, int], ...]:

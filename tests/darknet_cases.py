@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-CASES = ("darknet", "exported", "backbone")
+CASES = ("darknet", "exported", "backbone", "tiny", "tiny-3l")
 _SLIM = [
     "--backbone_input_shape=8,8,16,16,32",
     "--backbone_shape=8,16,16,32,32",
@@ -40,6 +40,19 @@ OPTIONS = {
     ],
 }
 OPTIONS["backbone"] = OPTIONS["darknet"]
+_TINY = [
+    "--backbone_input_shape=3,8,16,16,32",
+    "--backbone_shape=8,16,16,32,32",
+    "--labels=ship,plane",
+    "--test_img_shape=64,96",
+]
+# An anchor in both heads, as in Darknet's yolov4-tiny.cfg.
+OPTIONS["tiny"] = [
+    *_TINY,
+    "--network=yolov4-tiny",
+    "--anchor_scales=[[10,18],[20,16],[24,40],[24,40],[50,60],[80,90]]",
+]
+OPTIONS["tiny-3l"] = [*_TINY, "--network=yolov4-tiny-3l", _SLIM[-1], "--scale_x_y=1.2,1.1,1.05"]
 
 
 def input_image() -> np.ndarray:

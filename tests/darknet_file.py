@@ -51,11 +51,13 @@ def _connect(layers: list[Section], number: int, layer: Section) -> None:
         layer.channels, layer.stride = sources[0].channels, sources[0].stride
     layer.in_channels = layer.channels
     if layer.kind == "route":
-        layer.channels = sum(source.channels for source in sources)
+        layer.channels = sum(source.channels for source in sources) // int(layer.settings.get("groups", 1))
     elif layer.kind == "shortcut":
         assert sources[0].channels == sources[1].channels
     elif layer.kind == "convolutional":
         layer.channels = int(layer.settings["filters"])
+        layer.stride *= int(layer.settings["stride"])
+    elif layer.kind == "maxpool":
         layer.stride *= int(layer.settings["stride"])
     elif layer.kind == "upsample":
         layer.stride //= int(layer.settings["stride"])

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from src.base.coco_classes import COCO_CLASSES, category_ids
 from src.base.errors import UserError
 from src.config import load_config
-from src.evaluation.coco_classes import COCO_CLASSES, category_ids
 from src.evaluation.held_out import load_test_set
 from tests import ROOT
 

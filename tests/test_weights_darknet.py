@@ -276,26 +276,27 @@ class Outputs(nn.Cell):
         self.decoder = decoder
 
     def construct(self, x):
-        raw32, raw16, raw8 = self.network(x)
+        raw = self.network(x)
         last = self.network.feature_map.backbone(x)[2]
-        return (raw32, raw16, raw8), self.decoder(raw32, raw16, raw8), last
+        return raw, self.decoder(*raw), last
 
 
 def our_outputs(network, config, image):
-    """Raw maps and decoded cells of strides 8, 16, 32, and the backbone's last map, of an image in 0..1."""
+    """Raw maps and decoded cells in Darknet's order of heads, and the backbone's last map, of an image in 0..1."""
     mean, std = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (config.image_mean, config.image_std))
     network.set_train(False)
     decoder = YoloDecoder(config.heads)
     raw, decoded, last = Outputs(network, decoder)(Tensor((image - mean) / std))
-    raw = [level.asnumpy() for level in reversed(raw)]
-    decoded = [level.asnumpy().reshape(-1, level.shape[-1]) for level in reversed(decoded)]
+    order = -1 if config.network == "yolov4" else 1  # YOLOv4 begins with stride 8, the small ones end with it
+    raw = [level.asnumpy() for level in raw[::order]]
+    decoded = [level.asnumpy().reshape(-1, level.shape[-1]) for level in decoded[::order]]
     return raw, decoded, last.asnumpy()
 
 
 def assert_equal_outputs(found, raw, decoded):
     """OpenCV's outputs against ours; its class columns are products, cut off at 0.2."""
     above = below = 0
-    for level in range(3):
+    for level in range(len(raw)):
         scale = max(1.0, np.abs(raw[level]).max())
         np.testing.assert_allclose(found[f"raw{level}"], raw[level], rtol=0, atol=1e-4 * scale)
         theirs, ours = found[f"decoded{level}"], decoded[level]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.atomic import write_json
+from ..base.coco_classes import category_ids
 from ..base.errors import UserError, shown
 from ..config import Config
 from ..detect.backends import open_model
@@ -15,7 +16,6 @@ from ..imaging.image_io import IMAGE_SUFFIXES, is_image, read_size
 from ..logger import get_logger
 from ..runtime.device import Runtime
 from ..yolo_dataset import DetectionSet, ImageRecord, load_detection_set, resolve_set
-from .coco_classes import category_ids
 from .dota_submission import is_tiled, merge_scenes, score_scenes, write_submission
 from .session import detect_in_set, evaluate_set, load_validation_set, log_scores, start_folder
 

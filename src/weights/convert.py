@@ -13,6 +13,7 @@ from . import darknet, mindyolo, torch_state
 from .carried import carried_options, with_checkpoint_options
 from .checkpoint import read_checkpoint, save_checkpoint
 from .conversion import Conversion
+from .darknet_cfg import options_of_weights
 from .layer_order import Layer, darknet_layers
 from .loading import (
     BACKBONE,
@@ -31,7 +32,8 @@ _READABLE = "a MindSpore .ckpt (ours, published or MindYOLO's), Darknet's .weigh
 def convert(config: Config, source: Path, out: Path, epsilon: float | None = None) -> Conversion:
     """Read weights of any known system and write them as `.ckpt` or `.weights` (with `.cfg` and `.names`).
 
-    A checkpoint of this project brings its class names and the network's other options, and hands them on.
+    A checkpoint of this project brings its class names and the network's other options, and hands them on; so does
+    a Darknet file with its `.cfg` beside it, or of a length that is known (`options_of_weights`).
     Beside `out` a table tells where each parameter came from (`<out>.tsv`).
 
     Args:
@@ -52,6 +54,8 @@ def convert(config: Config, source: Path, out: Path, epsilon: float | None = Non
         raise UserError(f"--bn_epsilon: {epsilon} must be a small positive number such as 0.0001")
     system = _system(source)
     values, state = read_checkpoint(source) if system == _MINDSPORE else ({}, None)
+    if system == _DARKNET and (known := options_of_weights(source)):
+        state = {"options": known}
     config = with_checkpoint_options(config, source, state)
     network = build_network(config)
     layers = darknet_layers(network)

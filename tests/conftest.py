@@ -1,5 +1,7 @@
 """Shared set-up of the tests: the CPU kernel guard must be in place before MindSpore is imported."""
 
+import subprocess
+import venv
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,18 @@ def own_tiles(tmp_path) -> Path:
 def fixtures() -> Path:
     """Folder of the small files that tests read."""
     return Path(__file__).parent / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def opencv4(pytestconfig) -> str:
+    """An interpreter with OpenCV 4, in an environment of its own in pytest's cache folder."""
+    folder = pytestconfig.cache.mkdir("opencv4")
+    python = folder / "bin" / "python"
+    if not (folder / "ready").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        words = [str(python), "-m", "pip", "install", "-q", "opencv-python-headless>=4.9,<5"]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"OpenCV 4 cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+        (folder / "ready").touch()
+    return str(python)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import venv
 
 import mindspore as ms
 import numpy as np
@@ -328,21 +327,6 @@ def test_opencv_4_computes_the_same(tmp_path, fixtures, case):
         np.testing.assert_allclose(found["map"], last, rtol=0, atol=1e-3)
     else:
         assert_equal_outputs(found, raw, decoded)
-
-
-@pytest.fixture(scope="module")
-def opencv4(pytestconfig) -> str:
-    """An interpreter with OpenCV 4, in an environment of its own in pytest's cache folder."""
-    folder = pytestconfig.cache.mkdir("opencv4")
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        words = [str(python), "-m", "pip", "install", "-q", "opencv-python-headless>=4.9,<5"]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"OpenCV 4 cannot be installed: {done.stderr.strip().splitlines()[-1]}")
-        (folder / "ready").touch()
-    return str(python)
 
 
 @pytest.mark.slow

@@ -16,8 +16,9 @@ from ..base.errors import UserError, first_line
 from ..config import Config
 from ..layers.decoding import decode_maps
 from ..layers.normalisation import normalised, pixel_constants
-from ..remote.download import ENDINGS, ending_of, local_file
+from ..remote.download import ENDINGS, ending_of
 from ..runtime.device import Runtime, is_launched, setup_runtime
+from ..weights.by_name import is_darknet, unknown_name, weights_file
 from .predictions import FinalBoxes, MapBackend, Prediction
 from .runtimes import Run, open_mindir, open_om, open_onnx, uses_lite
 from .settings import DETECTIONS, UINT8_NHWC, ModelSettings, read_settings
@@ -33,16 +34,19 @@ class Backend(Protocol):
 
 
 def open_model(config: Config) -> tuple[Backend, Config]:
-    """The backend of `pretrained` (a path, or an address that is downloaded), and the options as it completes them.
+    """The backend of `pretrained` (a path, an address or a name), and the options as it completes them.
 
     Raises:
         UserError: no such file or no download, another ending, a damaged file, one whose classes are not
             those of `labels`, or a missing package.
     """
-    ending = ending_of(config.pretrained)
-    if ending not in ENDINGS:
-        raise UserError(f"{config.pretrained}: a model's file ends in {', '.join(ENDINGS)}")
-    path = local_file(config.pretrained, "pretrained", config.download_path)
+    if ending_of(config.pretrained) not in ENDINGS and not is_darknet(config.pretrained):
+        raise UserError(
+            f"{config.pretrained}: a model's file ends in {', '.join(ENDINGS)} or .weights"
+            f"{unknown_name(config.pretrained)}"
+        )
+    path = weights_file(config.pretrained, "pretrained", config.download_path)
+    ending = path.suffix.lower()
     config = config.replace(pretrained=str(path))
     if not path.is_file():
         raise UserError(f"{path}: no such model file")

@@ -27,7 +27,7 @@ from ..detect.settings import (
 )
 from ..layers.activations import ComposedMish, Mish
 from ..logger import get_logger
-from ..remote.download import local_file
+from ..weights.by_name import weights_file
 from ..yolo import Normalize, YoloDecoder
 from .ascend_operators import report_operators
 from .fold import fold_batch_norm
@@ -143,7 +143,7 @@ def export_model(config: Config) -> Path:
     target = _target(config)
     if config.file_format == "OM":
         return _export_offline_model(config, target)
-    source = str(local_file(source, "ckpt_file", config.download_path, (".ckpt",)))
+    source = str(weights_file(source, "ckpt_file", config.download_path, (".ckpt",)))
     network, config = load_trained(config, source)
     settings = export_settings(config)
     if config.fold_batch_norm:

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..base.errors import UserError
 from ..config import Config, overlay
-from ..remote.download import local_file
-from ..weights.carried import check_class_order
+from ..weights.by_name import weights_file
+from ..weights.carried import check_class_order, check_network
 from ..weights.checkpoint import read_checkpoint
 from ..weights.loading import LoadReport, holds_whole_network, load_backbone, load_network
 from .run_folder import last_checkpoint
@@ -77,7 +77,7 @@ def _read(path: Path, kind: str = "") -> Start:
 
 def _local(config: Config, option: str) -> Path:
     """The checkpoint that an option names, downloaded if it is an address."""
-    path = local_file(config[option], option, config.download_path, (".ckpt",))
+    path = weights_file(config[option], option, config.download_path, (".ckpt",))
     if option == "pretrained_backbone" and not path.is_file():
         raise UserError(
             f"{option}: {path} ({config.origins[option]}): no such checkpoint file; make it from the classifier's by "
@@ -102,6 +102,8 @@ def with_class_names(config: Config, start: Start | None) -> Config:
     Raises:
         UserError: `labels` was set, and has one of the checkpoint's classes at another place.
     """
+    if start is not None:
+        check_network(config, start.path, start.state)
     loads_classes = start is not None and (
         start.kind == RESUME or (start.kind == NETWORK and not config.filter_weight)
     )

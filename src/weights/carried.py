@@ -32,6 +32,16 @@ def carried_options(config: Config) -> dict[str, Any]:
     return {key: config[key] for key in NETWORK_OPTIONS}
 
 
+def check_network(config: Config, path: str | Path, state: dict | None) -> None:
+    """Stop where a checkpoint of ours is of another network than the options' (UserError names the remedy)."""
+    carried = (state or {}).get("options", {}).get("network", config.network)
+    if carried != config.network:
+        raise UserError(
+            f"{path}: holds {carried}, network is {config.network} ({config.origins['network']}); "
+            f"add --network={carried}"
+        )
+
+
 def with_checkpoint_options(config: Config, path: str | Path, state: dict | None) -> Config:
     """The options, where they are defaults, as the run had them that wrote a checkpoint of ours.
 

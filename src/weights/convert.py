@@ -66,6 +66,8 @@ def convert(config: Config, source: Path, out: Path, epsilon: float | None = Non
         theirs = ours if epsilon is None else ours + epsilon - usual
     elif system == _DARKNET:
         result = darknet.read_weights(source, layers, config.image_mean, config.image_std)
+        if state:
+            result.notes.append(f"{config.network}, {config.num_classes} classes, by its .cfg or its length")
     else:
         result = torch_state.match_state(source, torch_state.read_state(source), layers)
     result.values = mindyolo.fold_epsilon(result.values, theirs, ours)

@@ -7,13 +7,15 @@ from typing import Any
 from ..base.coco_classes import COCO_CLASSES
 from ..base.errors import UserError, one_line
 from ..base.heads import ANCHORS_A_CELL, STRIDES_OF
+from .named_weights import named_weights
 
-# Sizes in bytes of the files that the Darknet project released for COCO: whole, and cut for training to start from.
-_COCO = {257_717_640: "yolov4", 24_251_276: "yolov4-tiny"}
-_CUT = {170_038_676: "yolov4", 19_789_716: "yolov4-tiny"}
 _CONVOLUTIONS = {110: "yolov4", 21: "yolov4-tiny", 24: "yolov4-tiny-3l"}
 # Darknet pads on all sides and takes x / 255.
 _OF_DARKNET = {"downsample_padding": "symmetric", "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+
+
+# Photographs, which COCO is of, go through the network whole; only what is larger is cut into tiles.
+_OF_PHOTOGRAPHS = {"tile_size": 8192}
 
 
 def options_of_weights(path: Path) -> dict[str, Any]:
@@ -28,14 +30,17 @@ def options_of_weights(path: Path) -> dict[str, Any]:
     cfg = path.with_suffix(".cfg")
     if cfg.is_file():
         found = _options_of_cfg(cfg)
-        classes = found.pop("classes", None)
+        classes = found.pop("classes", 0)
     else:
         size = path.stat().st_size
-        network = _COCO.get(size) or _CUT.get(size)
-        found = {"network": network, **_OF_DARKNET} if network else {}
-        classes = len(COCO_CLASSES) if size in _COCO else None
+        released = next((each for each in named_weights().values() if each.size == size), None)
+        found = {"network": released.network, **_OF_DARKNET} if released else {}
+        classes = released.classes if released else 0
     labels = _labels(path.with_suffix(".names"), classes) if classes else None
-    return {**found, "labels": labels} if labels else found
+    if not labels:
+        return found
+    of_photographs = _OF_PHOTOGRAPHS if sorted(labels) == sorted(COCO_CLASSES) else {}
+    return {**found, **of_photographs, "labels": labels}
 
 
 def _labels(path: Path, classes: int) -> list[str] | None:

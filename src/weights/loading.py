@@ -168,9 +168,9 @@ def load_backbone(
 
 
 def holds_whole_network(values: dict[str, np.ndarray]) -> bool:
-    """Whether a checkpoint, ours, published or MindYOLO's, has more than the backbone: the neck's first layer."""
+    """Whether a checkpoint, ours, published or MindYOLO's, has more than the backbone, and its heads."""
     names = mindyolo.translate(values)[1] if mindyolo.is_mindyolo(values) else values
-    return any(name.endswith("feature_map.conv1.0.weight") for name in names)
+    return any(name.endswith("feature_map.backblock3.conv6.weight") for name in names)
 
 
 def backbone_names(names: Iterable[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Shared set-up of the tests: the CPU kernel guard must be in place before MindSpore is imported."""
 
+import os
 import subprocess
 import venv
 from pathlib import Path
@@ -21,6 +22,13 @@ ms.set_device("CPU")
 def tiles(tmp_path_factory) -> Path:
     """A data set of six training and three validation images, in the layout of `data_dir`; nobody writes there."""
     return write_tiles(tmp_path_factory.mktemp("tiles") / "set")
+
+
+@pytest.fixture(scope="session")
+def compile_cache(tmp_path_factory) -> Path:
+    """Folder of compiled training steps, of all processes of this test run."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
 
 
 @pytest.fixture

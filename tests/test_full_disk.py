@@ -1,5 +1,6 @@
 """Every writer of files on a disk that is full: one message with a remedy, nothing half-written, nothing lost."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -34,14 +35,13 @@ from src.runtime.device import Runtime
 from src.runtime.rank_table import Device, RankTable, Server, write_rank_table
 from src.train.run import start_run
 from src.train.run_folder import last_checkpoint
-from src.train.trainer import fit
 from src.weights.checkpoint import read_checkpoint, save_checkpoint
 from src.yolo import build_network
 from src.yolo_dataset import load_detection_set
 from tests import ROOT
 from tests.file_server import Behaviour, file_server
 from tests.full_disk import PAGE, small_disk
-from tests.tiny import NAMES, OPTIONS, tiny_config
+from tests.tiny import NAMES, OPTIONS, tiny_config, train
 
 NOISE = np.random.default_rng(0).integers(0, 256, (400, 400, 3), np.uint8)  # compresses to no less
 
@@ -266,16 +266,17 @@ def test_a_bucket_that_is_a_folder_on_a_full_disk(disk, sources, monkeypatch):
     assert not any("scene.png" in name for name in disk.files())
 
 
-def test_a_training_whose_disk_fills_up_keeps_its_last_checkpoint(disk, tiles, tmp_path):
+def test_a_training_whose_disk_fills_up_keeps_its_last_checkpoint(disk, compile_cache, tiles, tmp_path):
     """The real program: the line, the exit code, and a run that goes on from there."""
     words = ("--ckpt_interval=1", "--tensorboard=1")
     out = disk.root / "runs"
+    places = (f"--data_dir={tiles}", f"--ckpt_path={out}", f"--compile_cache={compile_cache}")
     network = build_network(tiny_config(tiles, out))
     size = sum(2 * parameter.nbytes for parameter in network.get_parameters())  # and the velocities
     disk.empty()
     disk.leave(3 * size)  # two checkpoints, and not a third
     stopped = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *OPTIONS, *words, f"--data_dir={tiles}", f"--ckpt_path={out}"],
+        [sys.executable, str(ROOT / "train.py"), *OPTIONS, *words, *places],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert stopped.returncode == 2, stopped.stdout[-2000:] + stopped.stderr[-2000:]
@@ -285,10 +286,10 @@ def test_a_training_whose_disk_fills_up_keeps_its_last_checkpoint(disk, tiles, t
     last = last_checkpoint("auto", out)
     assert read_checkpoint(last)[1]["step"] == int(last.stem.rsplit("_", 1)[1]) >= 2
     disk.empty()
-    resumed = start_run(tiny_config(tiles, out, *words, "--resume=auto", "--max_steps=4"), Runtime())
-    assert resumed.state.step == int(last.stem.rsplit("_", 1)[1])
-    fit(resumed)
-    assert resumed.state.step == 4
+    step = int(last.stem.rsplit("_", 1)[1])
+    _, log = train(compile_cache, tiles, out, *words, "--resume=auto", "--max_steps=4")
+    assert re.findall(r"iter\[(\d+)\]", log) == [str(number) for number in range(step, 4)]
+    assert read_checkpoint(last_checkpoint("auto", out))[1]["step"] == 4
 
 
 def test_log_and_event_files_on_a_full_disk_do_not_end_a_run(disk, capfd):

@@ -22,7 +22,7 @@ from src.train.trainer import fit
 from src.weights.checkpoint import read_checkpoint, save_checkpoint
 from src.yolo import build_network
 from tests import ROOT
-from tests.tiny import OPTIONS, options_of, tiny_config
+from tests.tiny import OPTIONS, options_of, tiny_config, train
 
 STEP_LINE = re.compile(
     r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}:INFO:epoch\[(\d+)\], iter\[(\d+)\], loss:(\d+\.\d{6}), "
@@ -39,14 +39,14 @@ def run(config):
 
 
 @pytest.fixture(scope="module")
-def finished(tiles, tmp_path_factory):
+def finished(compile_cache, tiles, tmp_path_factory):
     """Two epochs of three steps, a checkpoint each step, evaluated after each epoch."""
     words = ("--ckpt_interval=1", "--keep_checkpoint_max=4", "--run_eval=1", "--eval_start_epoch=1")
-    return run(tiny_config(tiles, tmp_path_factory.mktemp("out"), *words))
+    return train(compile_cache, tiles, tmp_path_factory.mktemp("out"), *words)
 
 
-def test_a_log_interval_of_an_epoch(tiles, tmp_path):
-    _, log = run(tiny_config(tiles, tmp_path, "--log_interval=-1", "--max_epoch=2"))
+def test_a_log_interval_of_an_epoch(compile_cache, tiles, tmp_path):
+    _, log = train(compile_cache, tiles, tmp_path, "--log_interval=-1", "--max_epoch=2")
     assert [(epoch, step) for epoch, step, *_ in STEP_LINE.findall(log)] == [("1", "2"), ("2", "5")]
 
 
@@ -85,10 +85,10 @@ def test_newest_checkpoints_and_the_best_are_kept(finished):
     assert state["step"] == 6 and state["best_epoch"] in (1, 2)
 
 
-def test_resumed_run_equals_the_uninterrupted_one(finished, tiles, tmp_path):
+def test_resumed_run_equals_the_uninterrupted_one(finished, compile_cache, tiles, tmp_path):
     folder, log = finished
     start = folder / "ckpt_0" / "0-2_4.ckpt"
-    resumed, resumed_log = run(tiny_config(tiles, tmp_path, f"--resume_yolov4={start}"))
+    resumed, resumed_log = train(compile_cache, tiles, tmp_path, f"--resume_yolov4={start}")
     assert losses(resumed_log) == losses(log)[4:]
     expected, found = weights(folder / "ckpt_0" / "0-2_6.ckpt"), weights(resumed / "ckpt_0" / "0-2_6.ckpt")
     assert set(expected) == set(found)
@@ -117,14 +117,13 @@ def test_results_are_those_of_the_log(finished):
     assert "<b>2 of 2</b>" in page and 'data-reload="0"' in page and 'id="pictures"' in page
 
 
-def test_a_resumed_run_goes_on_with_the_results(finished, tiles, tmp_path):
+def test_a_resumed_run_goes_on_with_the_results(finished, compile_cache, tiles, tmp_path):
     """From the middle of epoch 2: its row is of all its steps, and no epoch is there twice."""
     folder, _ = finished
     start = folder / "ckpt_0" / "0-2_4.ckpt"
     has_events = importlib.util.find_spec("tensorboardX") is not None
-    resumed, _ = run(
-        tiny_config(tiles, tmp_path, f"--resume_yolov4={start}", f"--tensorboard={int(has_events)}")
-    )
+    words = [f"--resume_yolov4={start}", f"--tensorboard={int(has_events)}"]
+    resumed, _ = train(compile_cache, tiles, tmp_path, *words)
     assert len(list(resumed.glob("tensorboard/events.*"))) == has_events
     whole, found = (read_history(place / "results.csv") for place in (folder, resumed))
     assert found[0] == whole[0] and [row.epoch for row in found] == [1, 2]
@@ -133,22 +132,21 @@ def test_a_resumed_run_goes_on_with_the_results(finished, tiles, tmp_path):
     assert found[1].ap != found[1].ap  # not evaluated
 
 
-def test_resume_with_adam_is_exact_too(tiles, tmp_path):
+def test_resume_with_adam_is_exact_too(compile_cache, tiles, tmp_path):
     words = ["--optimizer=adam", "--head_prior=0.01", "--lr=0.001", "--ckpt_interval=1", "--max_steps=4"]
-    folder, log = run(tiny_config(tiles, tmp_path / "whole", *words))
-    resumed, resumed_log = run(
-        tiny_config(tiles, tmp_path / "b", *words, f"--resume_yolov4={folder / 'ckpt_0' / '0-1_2.ckpt'}")
-    )
+    folder, log = train(compile_cache, tiles, tmp_path / "whole", *words)
+    words.append(f"--resume_yolov4={folder / 'ckpt_0' / '0-1_2.ckpt'}")
+    resumed, resumed_log = train(compile_cache, tiles, tmp_path / "b", *words)
     assert losses(resumed_log) == losses(log)[2:]
     expected, found = (weights(place / "ckpt_0" / "0-2_4.ckpt") for place in (folder, resumed))
     assert all(np.array_equal(value, found[name]) for name, value in expected.items())
 
 
-def test_same_seed_same_losses_other_seed_others(finished, tiles, tmp_path):
+def test_same_seed_same_losses_other_seed_others(finished, compile_cache, tiles, tmp_path):
     _, log = finished
-    _, again = run(tiny_config(tiles, tmp_path, "--max_steps=3"))
+    _, again = train(compile_cache, tiles, tmp_path, "--max_steps=3")
     assert losses(again) == losses(log)[:3]
-    _, other = run(tiny_config(tiles, tmp_path / "b", "--max_steps=3", "--seed=2"))
+    _, other = train(compile_cache, tiles, tmp_path / "b", "--max_steps=3", "--seed=2")
     assert losses(other) != losses(again)
 
 
@@ -226,9 +224,10 @@ def test_eval_py_scores_a_checkpoint_and_draws_it(finished, tiles, tmp_path):
     assert f"<b>{float(first[1]):.3f}</b><small>AP</small>" in page and page.count("<figure") == 3
 
 
-def test_profiler_writes_a_profile(tiles, tmp_path):
+def test_profiler_writes_a_profile(compile_cache, tiles, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = [*OPTIONS, f"--data_dir={tiles}", f"--ckpt_path={tmp_path}", "--need_profiler=1"]
+    words.append(f"--compile_cache={compile_cache}")
     done = subprocess.run(
         [sys.executable, ROOT / "train.py", *words],
         capture_output=True, text=True, check=False, timeout=300, env=environment,

@@ -1,6 +1,8 @@
 """A tiny data set and network, so that whole runs fit in a test."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -8,6 +10,7 @@ import numpy as np
 
 from src.config import Config, load_config
 from src.options.declared import read_declared
+from tests import ROOT
 
 NAMES = ["ship", "plane"]
 OPTIONS = [
@@ -63,3 +66,22 @@ def tiny_config(data_dir: Path, out: Path, *words: str) -> Config:
     """Options of a tiny run; `words` are further command line words."""
     places = [f"--data_dir={data_dir}", f"--ckpt_path={out}", f"--log_path={out}"]
     return load_config([*OPTIONS, *places, *words])
+
+
+def train(cache: Path, data_dir: Path, out: Path, *words: str) -> tuple[Path, str]:
+    """Run `train.py` on a tiny network in a process of its own: (folder of the run, its log).
+
+    `cache` is the fixture `compile_cache`: of runs with one graph the first compiles it, which is most of its time.
+    """
+    options = [*OPTIONS, f"--data_dir={data_dir}", f"--ckpt_path={out}", f"--compile_cache={cache}", *words]
+    earlier = set(out.glob("*/"))
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (folder,) = set(out.glob("*/")) - earlier
+    return folder, next(folder.glob("*.log")).read_text()

@@ -24,10 +24,11 @@ from ..config import Config
 # Options that say where things are and how long a run is, and not what the graph computes.
 _NOT_OF_THE_GRAPH = (
     "ann_file", "ann_val_file", "checkpoint_url", "ckpt_interval", "ckpt_path", "compile_cache", "data_dir",
-    "data_path", "data_url", "download_path", "enable_modelarts", "file_name", "keep_checkpoint_max", "load_path",
-    "log_interval", "log_path", "modelarts_dataset_unzip_name", "need_modelarts_dataset_unzip", "num_parallel_workers",
+    "data_path", "data_url", "download_path", "enable_modelarts", "eval_interval", "eval_start_epoch",
+    "file_name", "is_save_on_master", "keep_checkpoint_max", "load_path", "log_interval", "log_path", "max_steps",
+    "modelarts_dataset_unzip_name", "need_modelarts_dataset_unzip", "need_profiler", "num_parallel_workers",
     "output_path", "pretrained", "pretrained_backbone", "pretrained_checkpoint", "resume", "resume_yolov4", "run_eval",
-    "tensorboard", "train_url", "transfer_checkpoint_url",
+    "save_best_ckpt", "tensorboard", "train_url", "transfer_checkpoint_url",
 )  # fmt: skip
 SOURCE = Path(__file__).resolve().parent.parent  # a graph is made by code of many rooms: all of it counts
 _INSIDE = Path("rank_0/graph_cache")  # where MindSpore puts its files

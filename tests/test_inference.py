@@ -1,7 +1,10 @@
 """inference.py as a user runs it: kinds of input, backends, formats, and images that cannot be done."""
 
+import contextlib
 import csv
 import json
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -15,7 +18,7 @@ import src
 from src.base.errors import UserError
 from src.config import load_config
 from src.detect.images import list_images
-from src.detect.inference import image_names, run_inference, scene_options
+from src.detect.inference import run_inference, scene_options
 from src.export.export import export_model
 from src.initializer import initialize
 from src.weights.carried import carried_options
@@ -252,6 +255,69 @@ def test_a_larger_image_is_a_scene(model, tmp_path):
     assert cv2.imread(str(folder / "pictures" / "scene.jpg")) is not None
 
 
+def write_map(path, crs="EPSG:32650", corner=(500000, 3500000)):
+    """A noisy raster with map coordinates."""
+    rasterio = pytest.importorskip("rasterio")
+    noise = np.random.default_rng(5).integers(0, 256, (3, 120, 150), np.uint8)
+    place = rasterio.transform.from_origin(*corner, 10, 10)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=150, height=120, count=3, dtype="uint8", crs=crs, transform=place
+    ) as raster:
+        raster.write(noise)
+
+
+def test_one_scene_that_fails_takes_no_other_with_it(model, images, tmp_path, capsys):
+    """Outside of its projection's domain, a name of 250 letters, a name that is not UTF-8, a decoder's own error."""
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    write_map(folder / "a.tif")
+    write_map(folder / "lost.tif", corner=(1e30, 1e30))
+    png = cv2.imencode(".png", cv2.imread(str(images / "a.png")))[1].tobytes()
+    (folder / f"{'n' * 246}.png").write_bytes(png)
+    name = os.fsdecode(b"sch\xf6n.png")
+    (folder / name).write_bytes(png)
+    (folder / os.fsdecode(b"kaputt\xff.png")).write_bytes(png[:60])
+    words = ("--result_format=json,csv,geojson", "--infer_threshold=0.01")
+    code, out = infer(model, folder, tmp_path / "out", *words)
+    assert code == 1
+    done = {pathlib.Path(entry["file"]).name for entry in read_json(out)}
+    assert done >= {"a.tif", f"{'n' * 246}.png", name}
+    assert len(list((out / "pictures").iterdir())) == len(done)
+    assert (out / "a_wgs84.geojson").is_file() and (out / "lost.geojson").is_file()
+    failed = (out / "failed.txt").read_bytes().splitlines()
+    assert [line.rsplit(b"/")[-1] for line in failed] == [b"kaputt\xff.png", b"lost.tif"]
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err and "lost.tif" in printed.out
+
+
+def test_no_two_inputs_share_an_output(model, images, tmp_path):
+    """Small and large images, in folders, one named as another's output would be."""
+    for name in ("x/s.png", "y/s.png", "y/s_2.png", "z/S.png"):
+        side = 200 if name == "y/s.png" else 60
+        (images / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(images / name), np.zeros((side, side, 3), np.uint8))
+    code, folder = infer(model, images, tmp_path / "out")
+    drawn = {path.stem.casefold() for path in (folder / "pictures").iterdir()}
+    assert code == 0 and len(drawn) == len(read_json(folder)) == 8
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(model, images, tmp_path, monkeypatch):
+    import datetime
+
+    class Stopped(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 31, 12)
+
+    monkeypatch.setattr("src.runtime.collectives.datetime", Stopped)
+    for _ in range(3):
+        with contextlib.suppress(ValueError):  # of two folders, `infer` cannot say which is its own
+            infer(model, images / "a.png", tmp_path / "out")
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert folders == [f"2026-01-31_time_12_00_00{end}" for end in ("", "_2", "_3")]
+    assert all((tmp_path / "out" / name / "detections.json").is_file() for name in folders)
+
+
 def test_inference_py_as_published_and_without_mindspore(model, images, tmp_path):
     """`--img_path --ckpt_path --batch_size`; an ONNX file needs no MindSpore at all."""
     blocked = "import sys, runpy; sys.modules['mindspore'] = None; sys.argv[0] = 'inference.py'; runpy.run_path('inference.py', run_name='__main__')"  # noqa: E501
@@ -280,7 +346,6 @@ def test_what_img_path_may_be(images, tmp_path):
     assert list_images(str(images / "**" / "*.png")) == [images / "a.png", images / "more/a.png"]
     (images / "list.txt").write_text("# mine\nmore/a.png\n\nb.jpg\n")
     assert list_images(str(images / "list.txt")) == [images / "more/a.png", images / "b.jpg"]
-    assert image_names([images / name for name in names]) == ["a.jpg", "b.jpg", "c.jpg", "a_2.jpg"]
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("\n")
     for path, named in (

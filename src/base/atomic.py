@@ -2,12 +2,21 @@
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from .errors import UserError
+
+_LONGEST_STEM = 200  # bytes of a name that marks are put around: file systems take 255
+
+
+def unfinished_name(path: Path, ending: str = "") -> Path:
+    """A hidden name beside a file's for what is not whole yet; random, so that no two writers share it."""
+    stem = os.fsdecode(os.fsencode(path.name)[:_LONGEST_STEM])
+    return path.with_name(f".{stem}.{secrets.token_hex(4)}.writing{ending}")
 
 
 @contextmanager
@@ -18,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         UserError: the disk is full or the folder cannot be written to; what was there stays.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.writing")
+    temporary = unfinished_name(path)
     try:
         yield temporary
         with temporary.open("rb+") as handle:
@@ -37,9 +46,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: Path, binary: bool = False) -> Iterator[IO]:
-    """A text file (or one of bytes) to write to; it appears only when the block ends well (see `atomic_path`)."""
-    mode, encoding = ("wb", None) if binary else ("w", "utf-8")
-    with atomic_path(path) as temporary, temporary.open(mode, encoding=encoding) as handle:
+    """A text file (or one of bytes) to write to; it appears only when the block ends well (see `atomic_path`).
+
+    The text is UTF-8; names of files that are not are written with the bytes that they have on the disk.
+    """
+    how = {} if binary else {"encoding": "utf-8", "errors": "surrogateescape"}
+    with atomic_path(path) as temporary, temporary.open("wb" if binary else "w", **how) as handle:
         yield handle
 
 

@@ -6,8 +6,8 @@ from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..base.errors import UserError
-from ..data_loader import EvalBatch, EvalSample, eval_batches, naming_image
+from ..base.errors import UserError, one_line, shown
+from ..data_loader import EvalBatch, EvalSample, eval_batches
 from ..imaging.image_io import IMAGE_SUFFIXES, read_rgb, read_size
 from ..yolo_dataset import ImageRecord
 
@@ -47,7 +47,7 @@ def list_images(img_path: str) -> list[Path]:
 
 def _read_list(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"img_path: {path} is no text file of image names ({error})") from error
     found = [path.parent / line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -62,6 +62,13 @@ class Failure:
 
     path: Path
     reason: str
+
+    @classmethod
+    def of(cls, path: Path, error: Exception) -> "Failure":
+        """Of whatever was raised: libraries have errors of their own for what a file makes them do."""
+        if isinstance(error, UserError):
+            return cls(path, str(error))
+        return cls(path, f"{shown(path, 300)}: {type(error).__name__}: {shown(one_line(error))}")
 
 
 class ImageLoader:
@@ -99,10 +106,9 @@ class ImageLoader:
     def _sample(self, index: int) -> EvalSample | Failure:
         path = self.paths[index]
         try:
-            with naming_image(path):
-                image = read_rgb(path)
-        except UserError as error:
-            return Failure(path, str(error))
+            image = read_rgb(path)
+        except Exception as error:
+            return Failure.of(path, error)
         height, width = image.shape[:2]
         record = ImageRecord.unlabelled(index, path, width, height)
         return EvalSample(record, *self.resize(image, self.input_hw))
@@ -116,6 +122,6 @@ def split_by_size(paths: list[Path], side: int) -> tuple[list[Path], list[Path],
         try:
             is_scene = path.suffix.lower() in rasters or max(read_size(path)) > side
             (large if is_scene else small).append(path)
-        except UserError as error:
-            failures.append(Failure(path, str(error)))
+        except Exception as error:
+            failures.append(Failure.of(path, error))
     return small, large, failures

@@ -1,17 +1,17 @@
 """Detect in any images with any backend: small ones in batches, larger ones as scenes."""
 
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..base.atomic import atomic_write
 from ..base.errors import UserError
+from ..base.file_names import output_stems
 from ..config import Config
 from ..imaging.image_io import read_rgb, write_image
 from ..imaging.visualize import draw_boxes
 from ..logger import get_logger, progress_bar, setup_logger
-from ..runtime.collectives import data_threads, start_time
+from ..runtime.collectives import data_threads, new_folder
 from ..runtime.device import Runtime
 from .backends import Backend, open_model
 from .detections import detect_set
@@ -41,20 +41,21 @@ def run_inference(config: Config) -> int:
             f"result_format: {', '.join(sorted(unknown))} is not one of {', '.join(FORMATS)}, geojson"
         )
     paths = list_images(config.img_path)
-    folder = Path(config.log_path) / start_time(Runtime())
+    folder = new_folder(config.log_path, Runtime())
     setup_logger(folder)
     logger = get_logger()
     backend, config = open_model(config)
     small, large, failures = split_by_size(paths, largest_side(config))
     started = time.perf_counter()
     images = Path(config.infer_log or folder / "pictures")
-    results, left_out = detect_images(backend, small, config, images)
-    scenes, failed_scenes = detect_scenes(backend, large, config, folder, images)
+    stems = dict(zip(small + large, output_stems(path.stem for path in small + large)))
+    results, left_out = detect_images(backend, small, config, images, stems)
+    scenes, failed_scenes = detect_scenes(backend, large, config, folder, images, stems)
     results, failures = results + scenes, failures + left_out + failed_scenes
-    code = report_failures(failures, len(paths), folder)
     chosen = [name for name in config.result_format if name in FORMATS]
     for file in write_results(folder, results, config.labels, chosen):
         logger.info("result file path: %s", file)
+    code = report_failures(failures, len(paths), folder)
     count = sum(len(result.found) for result in results)
     seconds = time.perf_counter() - started
     logger.info("%d detections in %d images, %.1f s: %s", count, len(results), seconds, folder)
@@ -67,11 +68,10 @@ def inference_options(config: Config) -> PostprocessOptions:
 
 
 def detect_images(
-    backend: Backend, paths: list[Path], config: Config, folder: Path
+    backend: Backend, paths: list[Path], config: Config, folder: Path, stems: dict[Path, str]
 ) -> tuple[list[ImageDetections], list[Failure]]:
-    """Detections of images that fit the network's input, drawn into `folder`; and failures."""
+    """Detections of images that fit the network's input, drawn into `folder` as `stems` names them; and failures."""
     loader = image_loader(paths, config)
-    names = image_names(paths)
     results: list[ImageDetections] = []
     failures: list[Failure] = []
     with progress_bar(len(paths), "detect", "image") as bar, ThreadPoolExecutor(1) as writer:
@@ -79,13 +79,13 @@ def detect_images(
         for batch, found in detect_set(backend.detect, loader, inference_options(config), bar.update):
             for record, detections in zip(batch.records, found):
                 results.append(ImageDetections(record.path, record.width, record.height, detections))
-                target = folder / names[record.id]
+                target = folder / f"{stems[record.path]}.jpg"
                 jobs.append(writer.submit(draw_image, record.path, detections, config.labels, target))
         for result, job in zip(results, jobs):
             try:
                 job.result()
-            except UserError as error:
-                failures.append(Failure(result.path, str(error)))
+            except Exception as error:
+                failures.append(Failure.of(result.path, error))
     return results, loader.failures + failures
 
 
@@ -101,28 +101,28 @@ def image_loader(paths: list[Path], config: Config) -> ImageLoader:
 
 
 def detect_scenes(
-    backend: Backend, paths: list[Path], config: Config, folder: Path, images: Path
+    backend: Backend, paths: list[Path], config: Config, folder: Path, images: Path, stems: dict[Path, str]
 ) -> tuple[list[ImageDetections], list[Failure]]:
     """Detections of larger images and rasters, tile by tile; and failures.
 
-    Maps go into `folder`, previews into `images`.
+    Maps go into `folder`, previews into `images`, as `stems` names them. What was found stays where its map or its
+    preview cannot be made.
     """
     options = scene_options(config)
-    names = image_names(paths)
     results: list[ImageDetections] = []
     failures: list[Failure] = []
-    for path, name in zip(paths, names):
+    for path in paths:
         try:
             scene = scene_in(backend, path, config, options)
             get_logger().info(scene.describe())
-            target = images / name
+            results.append(ImageDetections(path, scene.width, scene.height, scene.found))
+            target = images / f"{stems[path]}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
             write_image(target, draw_preview(scene))
             if "geojson" in config.result_format:
                 write_scene_maps(scene, folder, target.stem)
-            results.append(ImageDetections(path, scene.width, scene.height, scene.found))
-        except UserError as error:
-            failures.append(Failure(path, str(error)))
+        except Exception as error:
+            failures.append(Failure.of(path, error))
     return results, failures
 
 
@@ -179,16 +179,6 @@ def draw_image(source: Path, found: Detections, class_names, target: Path) -> No
     image = draw_boxes(read_rgb(source), found.boxes, found.classes, class_names, found.scores)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_image(target, image)
-
-
-def image_names(paths: list[Path]) -> list[str]:
-    """A file name for each image's copy: its stem, with a number where stems are not unique."""
-    seen: Counter = Counter()
-    names = []
-    for path in paths:
-        seen[path.stem] += 1
-        names.append(f"{path.stem}{f'_{seen[path.stem]}' if seen[path.stem] > 1 else ''}.jpg")
-    return names
 
 
 def report_failures(failures: list[Failure], total: int, folder: Path) -> int:

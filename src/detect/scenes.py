@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base.errors import shown
 from ..imaging.raster import open_raster
 from ..imaging.visualize import draw_boxes
 from ..logger import get_logger, progress_bar
@@ -79,7 +80,7 @@ class SceneDetections:
         """One line: size, tiles, speed, detections."""
         skipped = f" ({self.skipped} more are all nodata)" if self.skipped else ""
         return (
-            f"{self.path}: {self.width}x{self.height}, {self.tiles} tiles{skipped}, "
+            f"{shown(self.path, 300)}: {self.width}x{self.height}, {self.tiles} tiles{skipped}, "
             f"{self.tiles / max(self.seconds, 1e-9):.2f} tiles/s, {len(self.found)} detections"
         )
 
@@ -170,22 +171,29 @@ def write_scene_maps(result: SceneDetections, folder: Path, name: str | None = N
     """
     logger = get_logger()
     if result.transform is None or result.crs is None:
-        logger.info("%s: no map coordinates or coordinate system in the file: no GeoJSON", result.path)
+        logger.info(
+            "%s: no map coordinates or coordinate system in the file: no GeoJSON", shown(result.path, 300)
+        )
         return []
     folder.mkdir(parents=True, exist_ok=True)
     name = name or result.path.stem
     corners = map_corners(result.found.boxes, result.transform)
-    written = [folder / f"{name}_wgs84.geojson"]
-    lost = write_geojson(written[0], result.found, result.class_names, to_wgs84(corners, result.crs))
+    written = []
+    if crs_name(result.crs) is not None:  # first: it needs no transformation, which can fail
+        written.append(folder / f"{name}.geojson")
+        write_geojson(written[0], result.found, result.class_names, corners, result.crs)
+    written.append(folder / f"{name}_wgs84.geojson")
+    lost = write_geojson(written[-1], result.found, result.class_names, to_wgs84(corners, result.crs))
     if lost:
         logger.warning(
-            "%s: %d detections lie where its coordinate system has no place on earth", result.path, lost
+            "%s: %d detections lie where its coordinate system has no place on earth",
+            shown(result.path, 300),
+            lost,
         )
     if crs_name(result.crs) is None:
-        logger.info("%s: a coordinate system without EPSG code: GeoJSON in WGS84 only", result.path)
-        return written
-    written.insert(0, folder / f"{name}.geojson")
-    write_geojson(written[0], result.found, result.class_names, corners, result.crs)
+        logger.info(
+            "%s: a coordinate system without EPSG code: GeoJSON in WGS84 only", shown(result.path, 300)
+        )
     return written
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import UserError
+from ..base.file_names import output_stems
 from ..config import Config
 from ..data_loader import EvalLoader
 from ..detect.backends import Backend
@@ -19,7 +20,7 @@ from ..distributed_sampler import shard_indices
 from ..imaging.image_io import read_rgb, write_image
 from ..imaging.visualize import draw_boxes, side_by_side
 from ..logger import get_logger, progress_bar, setup_logger
-from ..runtime.collectives import data_threads, gather_rows, start_time
+from ..runtime.collectives import data_threads, gather_rows, new_folder
 from ..runtime.device import Runtime
 from ..yolo_dataset import DetectionSet, load_detection_set, resolve_set
 from .analysis import FALLBACK_SCORE, PairedImage, pair_images, score_thresholds
@@ -137,7 +138,7 @@ def start_folder(config: Config, runtime: Runtime) -> Path:
         raise UserError("pretrained: not set; give the checkpoint, --pretrained=FILE")
     if config.origins["batch_size"] == "command line" and config.pretrained.endswith(".ckpt"):
         raise UserError("batch_size: is that of exported models; a checkpoint's is eval_batch_size")
-    folder = Path(config.log_path) / start_time(runtime)
+    folder = new_folder(config.log_path, runtime)
     setup_logger(folder, runtime.rank)
     return folder
 
@@ -163,13 +164,14 @@ def write_images(
         thresholds = score_thresholds(evaluation.result)
     folder.mkdir(parents=True, exist_ok=True)
     names, drawn = dataset.class_names, []
-    for paired in pair_images(dataset, evaluation.table, thresholds):
+    pairs = list(pair_images(dataset, evaluation.table, thresholds))
+    for paired, stem in zip(pairs, output_stems(paired.record.path.stem for paired in pairs)):
         record = paired.record
         image = read_rgb(record.path)
         truth = draw_boxes(image, record.boxes, record.classes, names)
         found = draw_boxes(image, paired.boxes, paired.classes, names, paired.scores)
         titles = (f"ground truth: {len(record.boxes)}", f"detections: {len(paired.boxes)}")
-        target = folder / f"{record.path.stem}.jpg"
+        target = folder / f"{stem}.jpg"
         write_image(target, side_by_side(truth, found, titles))
         drawn.append((paired, target))
     get_logger().info("images of the detections: %s", folder)

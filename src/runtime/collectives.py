@@ -1,12 +1,17 @@
 """What the ranks of a job tell each other outside the training step; a single process talks to itself."""
 
+import contextlib
+import errno
 import os
 import socket
 import zlib
 from datetime import datetime
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 
+from ..base.errors import UserError, refusal
 from .device import Runtime
 
 # An image holds Python's global lock for about 1.3 ms and a core for about 22 (benchmarks/data_path.py), so that more
@@ -55,10 +60,50 @@ def agree(runtime: Runtime, number: int) -> int:
     return int(ops.Broadcast(0)((Tensor(np.array([number], np.int32)),))[0].asnumpy()[0])
 
 
-def start_time(runtime: Runtime) -> str:
-    """The moment at which rank 0 started, as folders of runs are named; the same on every rank."""
-    seconds = agree(runtime, int(datetime.now().timestamp()))
-    return f"{datetime.fromtimestamp(seconds):%Y-%m-%d_time_%H_%M_%S}"
+def new_folder(parent: str | Path, runtime: Runtime) -> Path:
+    """Make the folder of a run in `parent`, named by the moment; the same on every rank.
+
+    Rank 0 makes it, and never takes one that is there: of runs that start in the same second one gets the name, the
+    next one a number behind it. The other ranks hear the name (and make their own where they share no disk).
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    name, refused = "", None
+    if runtime.is_master:
+        try:
+            name = _make_folder(Path(parent))
+        except OSError as error:  # the others wait for the name
+            refused = UserError(refusal(error, parent))
+    name = agree_name(runtime, name)
+    if not name:
+        raise refused or UserError(f"{parent}: rank 0 could not make a folder there")
+    return Path(parent) / name
+
+
+def _make_folder(parent: Path) -> str:
+    moment = f"{datetime.now():%Y-%m-%d_time_%H_%M_%S}"
+    for number in count(1):
+        name = moment if number == 1 else f"{moment}_{number}"
+        with contextlib.suppress(FileExistsError):
+            parent.mkdir(parents=True, exist_ok=True)
+            (parent / name).mkdir()
+            return name
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+    raise AssertionError("unreachable")
+
+
+def agree_name(runtime: Runtime, name: str) -> str:
+    """Rank 0's name (ASCII, below 64 letters), on every rank; also a barrier."""
+    if runtime.group_size == 1:
+        return name
+    from mindspore import Tensor, ops
+
+    letters = np.zeros(64, np.int32)
+    letters[: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
+    told = ops.Broadcast(0)((Tensor(letters),))[0].asnumpy()
+    return bytes(told.astype(np.uint8)).rstrip(b"\0").decode("ascii")
 
 
 def data_threads(runtime: Runtime, asked: int = 0) -> int:

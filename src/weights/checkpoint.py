@@ -12,6 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from ..base.atomic import unfinished_name
 from ..base.errors import UserError, one_line
 
 STATE_KEY = "train_state"
@@ -28,14 +29,13 @@ def save_checkpoint(parameters, path: Path, state: dict | None = None) -> None:
         UserError: the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.writing.ckpt")
+    temporary = unfinished_name(path, ".ckpt")
     unfinished = temporary.with_suffix(".tmp")  # MindSpore's own while it writes; it stays after a failure
     if not isinstance(parameters, nn.Cell):
         parameters = [{"name": parameter.name, "data": parameter} for parameter in parameters]
     append = {STATE_KEY: json.dumps(state)} if state is not None else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
         with _without_mindspores_log():
             ms.save_checkpoint(parameters, str(temporary), append_dict=append, crc_check=True)
         with temporary.open("rb") as handle:

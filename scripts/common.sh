@@ -74,6 +74,17 @@ prepare_lite() {
     export LITE_PYTHON="$folder/bin/python"
 }
 
+# CHROMIUM for the tests of the report in a browser: the user's, one on the path, or playwright's; empty without.
+prepare_chromium() { # PYTHON
+    local find="from playwright.sync_api import sync_playwright as s
+with s() as p: print(p.chromium.executable_path)"
+    CHROMIUM=${CHROMIUM:-$(command -v chromium || command -v google-chrome || true)}
+    if [ -z "$CHROMIUM" ] && timeout 300 "$1" -m playwright install chromium > /dev/null 2>&1; then
+        CHROMIUM=$("$1" -c "$find" 2> /dev/null || true)
+    fi
+    export CHROMIUM
+}
+
 # Run eval.py or test.py on a checkpoint in a folder of that name: DATASET CHECKPOINT [DEVICE_ID] [--option ...]
 run_on_checkpoint() { # eval|test DATASET ...
     local name=$1 dataset checkpoint python

@@ -18,6 +18,21 @@ import mindspore as ms  # noqa: E402
 ms.set_device("CPU")
 
 
+# Each takes minutes of a core, the longest first: with a file of them left for the end one process would wait.
+LONGEST = [
+    f"test_{name}.py"
+    for name in ("ascend_dry_run", "distributed", "stop_request", "readme", "export", "ascend_export", "trainer",
+                 "installed", "full_disk", "transfer", "operators", "compile_cache", "option_table", "deploy_scripts",
+                 "train_step")
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first (pytest-xdist keeps the order under `--no-loadscope-reorder`)."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 @pytest.fixture(scope="session")
 def tiles(tmp_path_factory) -> Path:
     """A data set of six training and three validation images, in the layout of `data_dir`; nobody writes there."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..config import Config
 from ..logger import setup_logger
 from ..report.run_results import RunResults
-from ..runtime.collectives import start_time
+from ..runtime.collectives import new_folder
 from ..runtime.device import Runtime
 from ..runtime.stop_request import AgreedStop, StopRequest
 from .build import Parts, build
@@ -75,7 +75,7 @@ def start_run(config: Config, runtime: Runtime, stop: StopRequest | None = None)
         UserError: options, data or a start that do not fit; or the folder cannot be written to.
     """
     agreed_stop = AgreedStop(stop or StopRequest(), runtime)
-    folder = RunFolder(Path(config.ckpt_path) / start_time(runtime), runtime.rank)
+    folder = RunFolder(new_folder(config.ckpt_path, runtime), runtime.rank)
     setup_logger(folder.path, runtime.rank)
     start = find_start(config)
     config = with_class_names(config, start)

@@ -1,7 +1,7 @@
 """Hostile inputs for every format that is read: each gives success or one clear line, never anything else.
 
-    python -m benchmarks.fuzz                          5,000 variants of good files, a table of the outcome
-    python -m benchmarks.fuzz --count=300 --formats=coco,zip
+    python -m tests.fuzz.run                          5,000 variants of good files, a table of the outcome
+    python -m tests.fuzz.run --count=300 --formats=coco,zip
 
 Each format is read in a process of its own, so that a crash in a native library is seen and counted, with
 limits: 5 s of processor time and 1 GB an input. Besides, what is read must make sense: finite boxes of
@@ -26,15 +26,15 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from src.runtime.device import prepare_environment
 
 prepare_environment()
 
-from benchmarks.fuzz_formats import FORMATS, Format, NotInstalledError  # noqa: E402
-from benchmarks.fuzz_mutations import mutated  # noqa: E402
 from src.base.errors import UserError  # noqa: E402
+from tests.fuzz.formats import FORMATS, Format, NotInstalledError  # noqa: E402
+from tests.fuzz.mutations import mutated  # noqa: E402
 
 SECONDS, CLOCK, MEMORY = 5.0, 60.0, 1 << 30  # processor time, clock (the machine may be busy), bytes an input
 LONGEST_LINE = 1500
@@ -88,8 +88,8 @@ def feed(name: str, count: int, args) -> tuple[Counter, list[str]]:
     while place < count:
         words = ["--worker", name, str(place), str(count), f"--seed={args.seed}"]
         worker = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.fuzz", *words],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, cwd=Path(__file__).resolve().parent.parent,
+            [sys.executable, "-m", "tests.fuzz.run", *words],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, cwd=Path(__file__).resolve().parents[2],
         )  # fmt: skip
         ended, started = False, False
         while True:

@@ -1,6 +1,6 @@
 """Coverage-guided search for inputs that a format's reader does not stand: atheris, where it is installed.
 
-    python -m benchmarks.fuzz_coverage coco 60         seconds; the pure-Python formats are worth it
+    python -m tests.fuzz.by_coverage coco 60         seconds; the pure-Python formats are worth it
 
 Inputs that reach new lines are kept and varied further. It ends at the first failure, whose input is kept in
 fuzz-failed.*, or when the time is over.
@@ -17,7 +17,7 @@ import atheris
 
 OURS = ["src"]
 with atheris.instrument_imports(include=OURS):
-    from benchmarks.fuzz import FORMATS, judge
+    from tests.fuzz.run import FORMATS, judge
 
 
 def main() -> None:

@@ -534,7 +534,7 @@ def _read_model(predicts: bool) -> Callable[[Path], Reader]:
 
 def _header_mutated(seed: bytes, others: list[bytes], rng) -> bytes:
     """As usual, but half of the changes are in the first bytes of a file that is nearly all numbers."""
-    from benchmarks.fuzz_mutations import mutated
+    from tests.fuzz.mutations import mutated
 
     if rng.random() < 0.5:
         return mutated(seed, others, rng)

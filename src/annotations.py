@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .base.errors import UserError, one_line, shown
+from .base.text_file import read_text
 
 # Results are tables of numpy integers (image_id int64, category_id int32; a class that the file lacks gets
 # an id above its largest), so larger ones are refused here and not cut there.
@@ -65,6 +66,15 @@ class Annotation(NamedTuple):
     is_ignored: bool
 
 
+def _without_duplicates(pairs: list[tuple]) -> dict:
+    """An object of JSON; of duplicate keys the last would count, unseen."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"duplicate key {shown(next(key for key in found if keys.count(key) > 1))!r}")
+    return found
+
+
 def read_annotations(ann_file: Path) -> dict:
     """The JSON document of a COCO annotation file, its three lists checked.
 
@@ -72,8 +82,7 @@ def read_annotations(ann_file: Path) -> dict:
         UserError: no file, no JSON, a list is missing or there are no images.
     """
     try:
-        with Path(ann_file).open(encoding="utf-8-sig") as handle:
-            document = json.load(handle)
+        document = json.loads(read_text(ann_file), object_pairs_hook=_without_duplicates)
     except OSError as error:
         raise UserError(f"{ann_file}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

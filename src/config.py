@@ -48,6 +48,7 @@ NETWORK_OPTIONS = (
 )
 
 OF_YOLOV4 = ("backbone_layers", "lateral_kernel")  # without effect in the other networks
+LARGEST_SIDE = 8192  # pixels of the network's input
 ADDRESSES = ("data_url", "train_url", "checkpoint_url")  # where ModelArts' folders are
 
 
@@ -213,11 +214,15 @@ def _check_combinations(config: Config) -> Config:
     for key in ("multi_scale", "test_img_shape"):
         shapes = config[key] if key == "multi_scale" else [config[key]]
         for shape in shapes:
-            if len(shape) != 2 or any(side < stride or side % stride for side in shape):
-                raise UserError(f"{key}: {shape} must be [height, width], both multiples of {stride}")
+            if len(shape) != 2 or any(not stride <= side <= LARGEST_SIDE or side % stride for side in shape):
+                raise UserError(
+                    f"{key}: {shape} must be [height, width], both multiples of {stride} up to {LARGEST_SIDE}"
+                )
     for key in ("training_shape", "testing_shape"):
-        if config[key] != "" and (config[key] < stride or config[key] % stride):
-            raise UserError(f"{key}: {config[key]} is not a multiple of {stride} (for example 416 or 608)")
+        if config[key] != "" and (not stride <= config[key] <= LARGEST_SIDE or config[key] % stride):
+            raise UserError(
+                f"{key}: {config[key]} is not a multiple of {stride} up to {LARGEST_SIDE} (for example 416 or 608)"
+            )
     for key, length in (
         ("backbone_input_shape", 5),
         ("backbone_shape", 5),

@@ -7,8 +7,24 @@ import yaml
 from .errors import one_line
 
 LONGEST = 200_000  # characters; default_config.yaml has 19,000
+LONGEST_BYTES = 4 * LONGEST  # of a file in UTF-8
 DEEPEST = 100  # brackets
 MOST_VALUES = 100_000  # with every alias written out: a few lines of them can stand for billions
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's loader of plain data, for which the last of duplicate keys would count, unseen."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name is not None and name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"duplicate key {key.value!r}", key.start_mark
+                )
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def load_yaml(text: str):
@@ -17,7 +33,7 @@ def load_yaml(text: str):
     Tags never make objects (`safe_load`), and aliases cannot make a document that is larger than its text.
 
     Raises:
-        ValueError: no YAML, or too large; the message is one line.
+        ValueError: no YAML, duplicate keys, or too large; the message is one line.
     """
     if len(text) > LONGEST:
         raise ValueError(f"{len(text)} characters, more than {LONGEST}")
@@ -25,7 +41,7 @@ def load_yaml(text: str):
     if depth > DEEPEST:  # the parser's time grows with the square of it
         raise ValueError("nested too deeply")
     try:
-        document = next(iter(yaml.safe_load_all(text)), None)
+        document = next(iter(yaml.load_all(text, Loader=_Loader)), None)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:

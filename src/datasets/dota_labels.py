@@ -9,6 +9,7 @@ import numpy as np
 
 from ..base.atomic import atomic_write
 from ..base.errors import UserError, shown
+from ..base.text_file import read_text
 
 _FURTHEST = 10_000_000  # pixels; DOTA's largest scene has 29,200
 # In the order of the published checkpoint's outputs, which carries no names.
@@ -54,8 +55,8 @@ def read_labels(path: Path, class_names: tuple[str, ...] | None) -> list[DotaObj
         UserError: an unreadable file, or a line that is not of this form; names file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from error
     objects = []
     for number, line in enumerate(lines, start=1):

@@ -19,6 +19,7 @@ from ..layers.normalisation import normalised, pixel_constants
 from ..remote.download import ENDINGS, ending_of
 from ..runtime.device import Runtime, is_launched, setup_runtime
 from ..weights.by_name import is_darknet, unknown_name, weights_file
+from ..weights.model_file import check_file
 from .predictions import FinalBoxes, MapBackend, Prediction
 from .runtimes import Run, open_mindir, open_om, open_onnx, uses_lite
 from .settings import DETECTIONS, UINT8_NHWC, ModelSettings, read_settings
@@ -50,14 +51,18 @@ def open_model(config: Config) -> tuple[Backend, Config]:
     config = config.replace(pretrained=str(path))
     if not path.is_file():
         raise UserError(f"{path}: no such model file")
+    if ending in (".onnx", ".mindir"):
+        check_file(path)
     if ending == ".ckpt":
         from .network_backend import NetworkBackend, load_trained
 
         network, config = load_trained(config, config.pretrained)
         return NetworkBackend(network, config), config
     if ending == ".onnx":
-        run, text = open_onnx(path, config)
+        run, text, shape = open_onnx(path, config)
         settings = ModelSettings.from_yaml(text, path) if text else read_settings(path)
+        if settings is not None:
+            settings.check_input(shape, path)
     else:
         settings = read_settings(path)
         run = open_om(path, config) if ending == ".om" else open_mindir(path, config)

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..base.errors import UserError, one_line, shown
+from ..base.text_file import read_text
 from ..data_loader import EvalBatch, EvalSample, eval_batches
 from ..imaging.image_io import IMAGE_SUFFIXES, read_rgb, read_size
 from ..yolo_dataset import ImageRecord
@@ -47,8 +48,8 @@ def list_images(img_path: str) -> list[Path]:
 
 def _read_list(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, errors="surrogateescape").splitlines()
+    except (OSError, ValueError) as error:
         raise UserError(f"img_path: {path} is no text file of image names ({error})") from error
     found = [path.parent / line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not found:

@@ -49,7 +49,7 @@ def load_trained(config: Config, path: str) -> tuple[YoloV4, Config]:
         UserError: no readable checkpoint, or weights that do not fit the options.
     """
     values, state = read_checkpoint(path)
-    config = with_checkpoint_options(config, path, state)
+    config = with_checkpoint_options(config, path, state, values)
     network = build_network(config)
     get_logger().info("load %s", load_network(network, path, values=values))
     return network, config

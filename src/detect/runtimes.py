@@ -29,8 +29,8 @@ _PACKAGES = {"Ascend": "onnxruntime-cann", "GPU": "onnxruntime-gpu", "CPU": "onn
 _NO_CPU_NODES = "session.disable_cpu_ep_fallback"
 
 
-def open_onnx(path: Path, config: Config) -> tuple[Run, str | None]:
-    """ONNX Runtime on a file, on `device_target`; and the settings in the file's metadata.
+def open_onnx(path: Path, config: Config) -> tuple[Run, str | None, tuple]:
+    """ONNX Runtime on a file, on `device_target`; the settings in the file's metadata, and its input's shape.
 
     `device_target` that nobody has set is Ascend: it then means whatever is there, and the log names it.
 
@@ -54,8 +54,8 @@ def open_onnx(path: Path, config: Config) -> tuple[Run, str | None]:
         raise UserError(
             f"{path}: not a readable ONNX model (its metadata is no text); export it again"
         ) from error
-    name = session.get_inputs()[0].name
-    return lambda batch: session.run(None, {name: batch}), text
+    first = session.get_inputs()[0]
+    return lambda batch: session.run(None, {first.name: batch}), text, tuple(first.shape)
 
 
 def _onnx_session(runtime, path: Path, target: str, config: Config):

@@ -13,11 +13,13 @@ import yaml
 from ..base.atomic import atomic_write
 from ..base.errors import UserError, shown
 from ..base.heads import STRIDES_OF, Heads
-from ..base.yaml_text import load_yaml
+from ..base.text_file import read_text
+from ..base.yaml_text import LONGEST_BYTES, load_yaml
 from ..config import Config, overlay
 
 RAW, DECODED, DETECTIONS = "raw", "decoded", "detections"
 UINT8_NHWC = "uint8_nhwc"
+_LARGEST_INPUT = 1 << 30  # bytes of a batch of images
 
 
 def _setting(read: Callable, option: str = "", default=MISSING, is_new: bool = False):
@@ -148,6 +150,23 @@ class ModelSettings:
                 f"{where}: settings of the model: {shown(error, 200)}; export it again"
             ) from error
 
+    def check_input(self, shape, where: str | Path) -> None:
+        """Compare with the shape of the file's own input, whose entries are numbers or names.
+
+        Raises:
+            UserError: another batch size or input size than the file takes.
+        """
+        expected = (self.batch_size or None, 3, *self.input_hw)
+        if self.input_type == UINT8_NHWC:
+            expected = (expected[0], *self.input_hw, 3)
+        if len(shape) != 4 or any(
+            isinstance(own, int) and said is not None and own != said for own, said in zip(shape, expected)
+        ):
+            raise UserError(
+                f"{where}: settings of the model say an input of {shown(expected)}, the file's is "
+                f"{shown(tuple(shape))}; export it again"
+            )
+
     def laid_over(self, config: Config) -> Config:
         """The options with what the model fixes; a client need not repeat them.
 
@@ -168,6 +187,12 @@ class ModelSettings:
                 )
         if self.outputs == DETECTIONS and config.multi_label:
             raise UserError("multi_label: the model gives each box its best class; set it to False")
+        height, width = self.input_hw
+        if max(self.batch_size, 1) * height * width * 3 > _LARGEST_INPUT:
+            raise UserError(
+                f"the model's settings: an input of {self.batch_size}x{height}x{width}x3 bytes, more than "
+                f"{_LARGEST_INPUT}; export it again"
+            )
         fixed = {option: _thawed(getattr(self, name)) for name, option in OPTION_OF.items()}
         fixed.update(test_img_shape=list(self.input_hw), testing_shape="")
         if config.tile_size:
@@ -208,6 +233,6 @@ def read_settings(model: Path) -> ModelSettings | None:
     if not path.is_file():
         return None
     try:
-        return ModelSettings.from_yaml(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
+        return ModelSettings.from_yaml(read_text(path, LONGEST_BYTES), path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error

@@ -8,6 +8,7 @@ import numpy as np
 from ..base.atomic import write_json
 from ..base.coco_classes import category_ids
 from ..base.errors import UserError, shown
+from ..base.text_file import read_text
 from ..config import Config
 from ..detect.backends import open_model
 from ..detect.merge import MergeOptions
@@ -71,8 +72,8 @@ def _from_folder(image_dir: Path, class_names: tuple[str, ...]) -> DetectionSet:
 def _chosen(paths: list[Path], listed: Path, image_dir: Path) -> list[Path]:
     """The images that a list names, a path a line, by their file names alone: the folders before them differ."""
     try:
-        lines = listed.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(listed).splitlines()
+    except (OSError, ValueError) as error:
         raise UserError(f"{listed}: cannot be read as text ({error})") from error
     names = {line.strip().replace("\\", "/").rpartition("/")[2] for line in lines if line.strip()}
     if not names:

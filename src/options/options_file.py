@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from ..base.errors import UserError, one_line, shown
-from ..base.yaml_text import load_yaml
+from ..base.text_file import read_text
+from ..base.yaml_text import LONGEST_BYTES, load_yaml
 from . import mindyolo, names, published
 from .declared import Declared
 from .shipped import shipped_file
@@ -38,7 +39,7 @@ def without_counterpart(left_out: list[str], where: str) -> list[str]:
 def _read_yaml(path: Path) -> dict:
     """First document of a YAML file of options."""
     try:
-        document = load_yaml(path.read_text(encoding="utf-8"))
+        document = load_yaml(read_text(path, LONGEST_BYTES))
     except OSError as error:
         raise UserError(f"--config_path: cannot read {path}: {error.strerror}") from error
     except ValueError as error:

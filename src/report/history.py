@@ -11,8 +11,10 @@ from pathlib import Path
 
 from ..base.atomic import atomic_write
 from ..base.errors import UserError, shown
+from ..base.text_file import read_text
 
 FILE_NAME = "results.csv"
+_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,7 @@ def read_history(path: Path) -> list[EpochRow]:
     if not path.is_file():
         return []
     try:
-        with path.open(encoding="utf-8", newline="") as handle:
-            lines = list(csv.reader(handle))
+        lines = list(csv.reader(read_text(path, _MOST_BYTES).splitlines()))
         if tuple(lines[0]) != COLUMNS:
             raise ValueError("other columns")
         return [_row(line) for line in lines[1:]]

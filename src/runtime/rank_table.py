@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..base.atomic import write_json
 from ..base.errors import UserError
+from ..base.text_file import read_text
 
 CARDS_A_SERVER = 8
 TABLE_VARIABLES = ("RANK_TABLE_FILE", "MINDSPORE_HCCL_CONFIG_PATH")
@@ -152,7 +153,7 @@ def _file_in(folder: Path) -> Path:
 
 def _load(path: Path) -> dict:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_text(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -349,8 +350,8 @@ def read_hccn_conf(path: Path) -> dict[int, str]:
         UserError: the file cannot be read or gives a card twice.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     found: dict[int, str] = {}
     for line in text.splitlines():

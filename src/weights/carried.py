@@ -1,11 +1,16 @@
 """The options that a checkpoint of ours carries: the network it was trained as, and the names of its classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..base.errors import UserError
+import numpy as np
+
+from ..base.errors import UserError, shown
 from ..config import NETWORK_OPTIONS, Config, overlay
+
+_WIDTHS = ("backbone_input_shape", "backbone_shape")  # channels
+_LAYERS = ("backbone_layers",)
 
 
 def check_class_order(config: Config, class_names: Sequence[str], where: str | Path) -> None:
@@ -42,13 +47,44 @@ def check_network(config: Config, path: str | Path, state: dict | None) -> None:
         )
 
 
-def with_checkpoint_options(config: Config, path: str | Path, state: dict | None) -> Config:
+def check_bounds(carried: Mapping, values: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Stop at a network that cannot be that of the file's own parameters, before it is built.
+
+    No layer is wider than the widest parameter, and there are no more layers or classes than parameters have room for.
+
+    Raises:
+        UserError: names the first such option.
+    """
+    widest = max((side for value in values.values() for side in value.shape), default=0)
+    counts = {"labels": widest, **dict.fromkeys(_LAYERS, len(values))}
+    for key, most in {**dict.fromkeys(_WIDTHS, widest), **counts}.items():
+        if key not in carried:
+            continue
+        option = carried[key]
+        option = option if isinstance(option, list) else [option]
+        numbers = (
+            [len(option)]
+            if key == "labels"
+            else [entry for entry in option if isinstance(entry, int | float)]
+        )
+        if numbers and max(numbers) > most:
+            raise UserError(
+                f"{path}: {key} {shown(option)} is more than its own parameters have room for; the file is damaged"
+            )
+
+
+def with_checkpoint_options(
+    config: Config, path: str | Path, state: dict | None, values: Mapping[str, np.ndarray]
+) -> Config:
     """The options, where they are defaults, as the run had them that wrote a checkpoint of ours.
 
     Raises:
-        UserError: `labels` was set, and has one of the checkpoint's classes at another place.
+        UserError: `labels` was set, and has one of the checkpoint's classes at another place; or options that cannot
+            be those of its parameters `values`.
     """
     carried = (state or {}).get("options", {})
+    if values:  # other formats know no names of theirs yet
+        check_bounds(carried, values, path)
     check_class_order(config, carried.get("labels", ()), path)
     if any(config.origins[key] != "default" for key in ("testing_shape", "test_img_shape")):
         carried = {

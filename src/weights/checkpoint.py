@@ -14,6 +14,7 @@ from mindspore import nn
 
 from ..base.atomic import unfinished_name
 from ..base.errors import UserError, one_line
+from .model_file import check_file
 
 STATE_KEY = "train_state"
 _CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 17  # mark and 10 bytes
@@ -76,6 +77,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | Non
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
+    check_file(path)
     try:
         with _without_mindspores_log():
             loaded = ms.load_checkpoint(str(path), crc_check=_has_checksum(path))

@@ -56,7 +56,7 @@ def convert(config: Config, source: Path, out: Path, epsilon: float | None = Non
     values, state = read_checkpoint(source) if system == _MINDSPORE else ({}, None)
     if system == _DARKNET and (known := options_of_weights(source)):
         state = {"options": known}
-    config = with_checkpoint_options(config, source, state)
+    config = with_checkpoint_options(config, source, state, values)
     network = build_network(config)
     layers = darknet_layers(network)
     ours = config.batch_norm_epsilon

@@ -92,17 +92,18 @@ def read_weights(path: Path, layers: list[Layer], mean: Sequence[float], std: Se
     Raises:
         UserError: no Darknet file, or one of another network: truncated, too long or of other classes.
     """
-    data = path.read_bytes()
-    if not looks_like_weights(data[:12]):
+    with path.open("rb") as handle:
+        head = handle.read(12)
+    if not looks_like_weights(head):
         raise UserError(
             f"{path}: not a Darknet weights file (no version 0.1 to 0.9 at its start); copy it again"
         )
-    _, minor, _ = struct.unpack("<iii", data[:12])
+    _, minor, _ = struct.unpack("<iii", head)
     start = 12 + (8 if minor >= 2 else 4)
-    count, rest = divmod(max(len(data) - start, 0), 4)
+    count, rest = divmod(max(path.stat().st_size - start, 0), 4)
     found = convolutions(layers)
     layout, number, classifier = _recognise(path, start, count, rest, found, own_layout(layers, mean, std))
-    body = np.frombuffer(data, "<f4", count, start)
+    body = np.fromfile(path, "<f4", count, offset=start)  # a size that fits the network
     result = Conversion(path)
     if layout.normalisation is not None:
         _check_normalisation(path, body[:12], layout)

@@ -226,7 +226,10 @@ def assign(network, values, report, *, skip=(), only=None) -> None:
             f"{tuple(parameters[name].shape)}{others}; "
             + _remedy(misshapen, skip, "set labels, backbone_shape and lateral_kernel as it was trained")
         )
-    odd = next((name for name in wanted if not np.isfinite(values[name]).all()), None)
+    with np.errstate(over="ignore"):  # 1e300 is finite until it is float32
+        odd = next(
+            (name for name in wanted if not np.isfinite(np.asarray(values[name], np.float32)).all()), None
+        )
     if odd is not None:
         raise UserError(
             f"{report.path}: {odd} holds values that are not finite; choose an earlier checkpoint"

@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from ...base.errors import UserError
+from ...base.text_file import read_text
 from ...imaging.image_io import is_image
 
 DEFAULT_VAL_SHARE = 0.2
@@ -111,11 +112,13 @@ def read_lines(path: Path, remedy: str = "save it as UTF-8 text") -> list[str]:
         UserError: it cannot be read as text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return read_text(path).splitlines()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not text ({error.reason} at byte {error.start}); {remedy}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; {remedy}") from error
 
 
 def refuse_missing(missing: list[str], options: ReadOptions, left_out: Counter, src: Path) -> None:

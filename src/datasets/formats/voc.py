@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ...base.errors import UserError
+from ...base.text_file import read_text_bytes
 from ...imaging.image_io import is_image, read_size
 from ...logger import progress_bar
 from .labelled import (
@@ -116,7 +117,7 @@ class _DocumentTypeError(Exception):
 def _parse(path: Path) -> ElementTree.Element:
     parser = ElementTree.XMLParser(target=_NoDocumentType())
     try:
-        parser.feed(path.read_bytes())
+        parser.feed(read_text_bytes(path))
         return parser.close()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error

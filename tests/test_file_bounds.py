@@ -128,7 +128,10 @@ def test_sparse_files_of_gigabytes_take_no_memory(tmp_path, name):
     tracemalloc.start()
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
         READERS[name](path)
-    assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    network = (
+        300 << 20 if name.endswith(".weights") else 0
+    )  # which is built before the file is compared with it
+    assert tracemalloc.get_traced_memory()[1] < (100 << 20) + network
     tracemalloc.stop()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .base.errors import UserError, refusal
+from .base.foreign_text import Lines, one_printable
 
 LOGGER_NAME = "yolov4"
 # 2023-01-10 17:29:07,004:INFO:message
@@ -50,6 +51,23 @@ class _ConsoleHandler(logging.StreamHandler):
             self.handleError(record)
 
 
+class _Formatter(logging.Formatter):
+    """Values from outside are one printable line each: a name cannot forge a line or command a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        plain = logging.makeLogRecord(record.__dict__)
+        if record.args:
+            if isinstance(record.args, tuple):
+                plain.args = tuple(map(_fit, record.args))
+        else:
+            plain.msg = _fit(record.msg)
+        return super().format(plain)
+
+
+def _fit(value: object) -> object:
+    return value if isinstance(value, int | float | Lines) else one_printable(value)
+
+
 def get_logger() -> logging.Logger:
     """The project's logger; modules log through it and never configure it."""
     return logging.getLogger(LOGGER_NAME)
@@ -81,7 +99,7 @@ def setup_logger(folder: Path | None = None, rank: int = 0) -> logging.Logger:
         except OSError as error:
             raise UserError(refusal(error, folder)) from error
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(LINE_FORMAT))
+        handler.setFormatter(_Formatter(LINE_FORMAT))
         logger.addHandler(handler)
     return logger
 

@@ -57,3 +57,18 @@ def test_a_tennis_court_is_labelled_by_its_lines():
     rows, columns = np.nonzero((canvas.image > 200).all(axis=2))  # white
     drawn = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 2
     np.testing.assert_allclose(drawn, np.concatenate([outline.min(axis=0), outline.max(axis=0)]), atol=2)
+
+
+def test_overwrite_removes_what_it_made_and_nothing_else(tmp_path):
+    from src.commands.make_sample import remove_sample
+
+    for name in ("images/S0001.png", "labelTxt/S0001.txt", "images/mine.png", "notes.txt", "labelTxt/S1.txt"):
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).touch()
+    remove_sample(tmp_path / "train")
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["train/images/mine.png", "train/labelTxt/S1.txt", "train/notes.txt"]
+    for name in left:
+        (tmp_path / name).unlink()
+    remove_sample(tmp_path / "train")
+    assert not (tmp_path / "train").exists()

@@ -1,6 +1,7 @@
 """Files that are whole or not there: written beside their place, synced, renamed."""
 
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -55,10 +56,21 @@ def atomic_write(path: Path, binary: bool = False) -> Iterator[IO]:
         yield handle
 
 
+def _finite(value):
+    """A document with null for the numbers that JSON has not."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, document, indent: int | None = None) -> None:
     """Write a document as JSON, whole or not at all (UserError as of `atomic_write`)."""
     with atomic_write(path) as handle:
-        handle.write(
-            json.dumps(document, indent=indent)
-        )  # json.dump writes piece by piece, five times as long
+        # json.dump writes piece by piece, five times as long.
+        try:
+            handle.write(json.dumps(document, indent=indent, allow_nan=False))
+        except ValueError:  # JSON has no such numbers
+            handle.write(json.dumps(_finite(document), indent=indent, allow_nan=False))
         handle.write("\n")

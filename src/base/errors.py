@@ -5,6 +5,8 @@ import functools
 import sys
 from collections.abc import Callable
 
+from .foreign_text import one_printable
+
 # What a disk or a folder refuses; no writer foresees it at every call that makes a file or folder.
 _REFUSALS = {
     errno.ENOSPC: "free disk space there",
@@ -29,9 +31,7 @@ class UserError(Exception):
 
 def shown(value: object, length: int = 80) -> str:
     """A value from a file or a command line for a message: one printable line of bounded length."""
-    text = str(value)
-    text = text if len(text) <= length else text[:length] + "..."
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return one_printable(value, length)
 
 
 def refusal(error: OSError, place: object = "") -> str:

@@ -1,8 +1,9 @@
 """Draw a sample of aerial scenes in DOTA's format: OUT/{train,val}/{images,labelTxt}."""
 
 import argparse
+import contextlib
 import os
-import shutil
+import re
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
@@ -48,6 +49,17 @@ def make_sample(out: Path, train_scenes: int, val_scenes: int, seed: int, size: 
             print(f"  {name:<20} {number}")
 
 
+def remove_sample(folder: Path) -> None:
+    """Remove the scenes and labels of an earlier sample, and the folders that are empty then; all else stays."""
+    for name, ending in (("images", "png"), ("labelTxt", "txt")):
+        for file in (folder / name).glob(f"S*.{ending}"):
+            if re.fullmatch(r"S[0-9]{4,}", file.stem):
+                file.unlink()
+    for place in (folder / "images", folder / "labelTxt", folder):
+        with contextlib.suppress(OSError):  # holds what others made, or is not there
+            place.rmdir()
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parse the options and draw; the exit code."""
     parser = argparse.ArgumentParser(
@@ -70,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             if (args.out / split).exists():
                 if not args.overwrite:
                     raise UserError(f"--out: {args.out / split} is there already; --overwrite replaces it")
-                shutil.rmtree(args.out / split)
+                remove_sample(args.out / split)
         make_sample(args.out, args.train_scenes, args.val_scenes, args.seed, args.size, args.workers)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

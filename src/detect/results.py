@@ -9,6 +9,7 @@ import numpy as np
 
 from ..base.atomic import atomic_write, write_json
 from ..base.errors import UserError
+from ..base.foreign_text import cell
 from .detections import DETECTION, to_table, write_coco_json
 from .postprocess import Detections
 
@@ -69,7 +70,7 @@ def _write_csv(folder: Path, results, class_names) -> Path:
         for result in results:
             for box, score, label in _rows(result.found):
                 corners = [f"{side:.3f}" for side in box]
-                writer.writerow([str(result.path), class_names[label], f"{score:.6f}", *corners])
+                writer.writerow([cell(result.path), cell(class_names[label]), f"{score:.6f}", *corners])
     return target
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..annotations import read_annotations
+from ..base.foreign_text import Lines, one_printable
 from ..detect.detections import written_boxes
 from ..logger import get_logger
 from .matching import IOU_THRESHOLDS, Objects, best_f1, match_class, precision_and_recall
@@ -97,17 +98,17 @@ class CocoResult:
         rows = [f"{'class':<{width}}  objects     AP   AP50     AR  best F1 at score"]
         for entry in self.classes:
             if entry.objects == 0:
-                rows.append(f"{entry.name:<{width}}  {0:>7}  no ground truth: not in the mean")
+                rows.append(f"{one_printable(entry.name):<{width}}  {0:>7}  no ground truth: not in the mean")
                 continue
             rows.append(
-                f"{entry.name:<{width}}  {entry.objects:>7}  {entry.ap:.3f}  {entry.ap50:.3f}  "
+                f"{one_printable(entry.name):<{width}}  {entry.objects:>7}  {entry.ap:.3f}  {entry.ap50:.3f}  "
                 f"{entry.recall:.3f}    {entry.best_f1:.3f}    {entry.best_threshold:.3f}"
             )
         return "\n".join(rows)
 
     def text(self) -> str:
         """The twelve lines, the line for crowded images, and the table."""
-        return (
+        return Lines(
             f"{self.lines}\n"
             f"mAP@0.5 with up to {self.max_detections} detections an image and class: {self.ap50_all:.3f}\n"
             f"{self.table()}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..base.errors import UserError
+from ..base.foreign_text import Lines, one_printable
 from ..detect.postprocess import Detections
 from ..imaging.boxes import iou
 
@@ -60,9 +61,11 @@ class DotaResult:
             numbers = (
                 f"{entry.ap:.3f}   {entry.recall:.3f}" if entry.objects else "no objects: not in the mean"
             )
-            rows.append(f"{entry.name:<{width}}  {entry.objects:>7}  {entry.detections:>10}  {numbers}")
+            rows.append(
+                f"{one_printable(entry.name):<{width}}  {entry.objects:>7}  {entry.detections:>10}  {numbers}"
+            )
         rows.append(f"mAP@{self.iou_threshold:g} (DOTA Task 2, VOC): {self.mean_ap:.4f}")
-        return "\n".join(rows)
+        return Lines("\n".join(rows))
 
 
 def evaluate_dota(

@@ -16,6 +16,7 @@ import numpy as np
 from ..annotations import read_annotations
 from ..base.atomic import atomic_path
 from ..base.errors import UserError, shown
+from ..base.file_names import file_stem
 from ..datasets.dota_labels import object_boxes, read_labels
 from ..detect.merge import DEFAULT_MERGE, MergeOptions, TileDetections, merge_scene
 from ..detect.postprocess import Detections
@@ -136,13 +137,17 @@ def write_submission(scenes: Mapping[str, Detections], class_names, path: Path) 
         The path.
 
     Raises:
-        UserError: it cannot be written, or a scene's name has a space, which the format cannot hold.
+        UserError: it cannot be written, or a scene's name has a space, which the format cannot hold, or a class's
+            name is none of a file.
     """
     spaced = next((scene for scene in scenes if len(scene.split()) != 1), None)
     if spaced is not None:
         raise UserError(
             f"scene {spaced!r}: DOTA's format has no place for a space in a name; rename the file"
         )
+    odd = next((name for name in class_names if file_stem(name) != name), None)
+    if odd is not None:
+        raise UserError(f"class {odd!r}: is no name of a file in a submission; rename the class")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from ..base.atomic import atomic_write
+from ..base.foreign_text import cell
 from .analysis import PairedImage, score_thresholds
 from .coco_metrics import CocoResult
 
@@ -81,7 +82,7 @@ def threshold_rows(result: CocoResult) -> list[list]:
     rows: list[list] = [["cat_name", "best_f1", "best_precision", "best_recall", "best_score"]]
     for entry, score in zip(result.classes, score_thresholds(result).tolist()):
         if entry.objects:
-            rows.append([entry.name, entry.best_f1, entry.best_precision, entry.best_recall, score])
+            rows.append([cell(entry.name), entry.best_f1, entry.best_precision, entry.best_recall, score])
     return rows
 
 

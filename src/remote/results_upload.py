@@ -73,5 +73,7 @@ def _upload_once(store, folder: Path) -> int:
 
 
 def _is_temporary(key: str) -> bool:
+    if any(part.startswith(".exporting-") for part in PurePosixPath(key).parts):
+        return True
     name = PurePosixPath(key).name
     return name.startswith(".") and name.endswith((PARTIAL, ".writing", ".writing.ckpt", ".writing.tmp"))

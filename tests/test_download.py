@@ -351,3 +351,54 @@ def test_evaluation_opens_an_address(tmp_path, tiny_checkpoint):
     assert np.array_equal(found[name], values[name])
     assert Path(config.pretrained).parent == tmp_path
     assert runs_without_mindspore(load_config(["--pretrained=https://host/net.onnx#sha256=" + SHA]))
+
+
+def test_a_server_of_one_byte_a_connection_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "MOST_ATTEMPTS", 10, raising=False)
+    behaviour = Behaviour(CONTENT, break_after=[1] * 60)
+    with file_server(behaviour) as url, pytest.raises(UserError, match="cannot be downloaded"):
+        fetch(url, tmp_path)
+    assert len(behaviour.requests) == 10
+
+
+def test_a_download_without_length_ends_at_a_largest_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "LARGEST", 100_000, raising=False)
+    for chunked in (True, False):
+        with (
+            file_server(Behaviour(CONTENT, chunked=chunked)) as url,
+            pytest.raises(UserError, match="more than 100000"),
+        ):
+            fetch(url, tmp_path)
+        assert not [path for path in tmp_path.rglob("*.part") if path.is_file()]
+
+
+def test_a_download_that_trickles_is_given_up(tmp_path, monkeypatch):
+    for name, value in (("PACE_SECONDS", 0.0), ("SLOWEST", 10**12)):
+        monkeypatch.setattr(download, name, value, raising=False)
+    behaviour = Behaviour(CONTENT, break_after=[1000] * 9)
+    with file_server(behaviour) as url, pytest.raises(UserError, match="slower than"):
+        fetch(url, tmp_path)
+    assert len(behaviour.requests) == 3
+
+
+@pytest.mark.parametrize("place", ["http://[::1/", "http://[zz]/a.ckpt"])
+def test_a_redirect_to_no_address_is_a_line(tmp_path, place):
+    behaviour = Behaviour(CONTENT, statuses=[302], location=place)
+    with file_server(behaviour) as url, pytest.raises(UserError, match="is redirected to"):
+        fetch(url, tmp_path)
+
+
+def test_letters_of_other_scripts_in_a_path(tmp_path):
+    behaviour = Behaviour(CONTENT)
+    with file_server(behaviour) as url:
+        path = download.local_file(f"{url}/größe 模型.ckpt", "pretrained", str(tmp_path))
+    assert path.read_bytes() == CONTENT
+    assert behaviour.requests[0][0] == "/gr%C3%B6%C3%9Fe%20%E6%A8%A1%E5%9E%8B.ckpt"
+
+
+def test_a_content_length_of_no_digits_is_none():
+    class Response:
+        headers = {"Content-Length": "²"}
+        status = 200
+
+    assert download._extent(Response, 0, None) == (0, None)

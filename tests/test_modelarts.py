@@ -660,3 +660,49 @@ def test_training_from_bucket_to_bucket_by_both_methods(tmp_path, s3):
         assert SECRET.encode() not in body and KEY.encode() not in body
     record = json.loads((tmp_path / "cache/.data.synced.json").read_text())
     assert record["complete"] and SECRET not in json.dumps(record)
+
+
+class _Listing:
+    """A client whose listing has these pages, again and again if told so."""
+
+    def __init__(self, page, endless=False):
+        self.page, self.endless = page, endless
+
+    def get_paginator(self, name):
+        return self
+
+    def paginate(self, **names):
+        while True:
+            yield self.page
+            if not self.endless:
+                return
+
+
+@pytest.mark.parametrize("page", [{}, {"Contents": [{"Key": "a/b", "Size": 1}] * 3}])
+def test_a_listing_without_end_is_given_up(monkeypatch, page):
+    monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(object_storage, "MOST_EMPTY_PAGES", 5, raising=False)
+    monkeypatch.setattr(object_storage, "MOST_OBJECTS", 0, raising=False)
+    store = object_storage.open_store("s3://bucket/a", "data_url")
+    store.client = _Listing(page, endless=True)
+    with pytest.raises(UserError, match="listing does not end"):
+        store.contents()
+
+
+@pytest.mark.parametrize("year", [1, 1960, 9999, None])
+def test_times_of_s3_that_no_file_has(monkeypatch, year):
+    from datetime import datetime, timezone
+
+    monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    store = object_storage.open_store("s3://bucket/a", "data_url")
+    moment = {} if year is None else {"LastModified": datetime(year, 1, 1, tzinfo=timezone.utc)}
+    store.client = _Listing({"Contents": [{"Key": "a/b", "Size": 1, **moment}]})
+    assert store.contents()["b"].mtime_ns == 0
+
+
+def test_a_transfer_that_trickles_is_stopped(monkeypatch):
+    monkeypatch.setattr(object_storage, "PACE_SECONDS", 0.0, raising=False)
+    pace = object_storage._Pace()
+    monkeypatch.setattr(object_storage, "SLOWEST", 10**12, raising=False)
+    with pytest.raises(TimeoutError, match="slower than"):
+        pace(1)

@@ -18,7 +18,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ..base.atomic import write_json
 from ..base.errors import UserError, one_line
@@ -28,9 +28,13 @@ from .host_lock import host_lock
 ENDINGS = (".ckpt", ".mindir", ".onnx", ".om")  # none of them is read by unpickling
 WAITS = (1.0, 4.0)  # seconds before the second and the third attempt without progress
 TIMEOUT = 30.0  # seconds without an answer or a byte
+LARGEST = 4 << 30  # bytes; the largest of these files are of 2 GB
+SLOWEST, PACE_SECONDS = 1000, 30.0  # bytes a second, over so many seconds
+MOST_ATTEMPTS = 100  # connections for one file, however much each brings
 _BLOCK = 1 << 20
 _CHECKSUM = re.compile(r"sha256=([0-9a-fA-F]{64})")
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_DIGITS = re.compile(r"[0-9]{1,18}")  # `isdigit` takes a superscript for one
 _PASSING = (408, 429, 500, 502, 503, 504)  # status codes that may be gone in a moment
 
 
@@ -143,7 +147,11 @@ def parse_address(value: str, option: str, endings: tuple[str, ...] = ENDINGS) -
 
 
 class _BrokenError(Exception):
-    """An attempt failed in a way that the next one may not."""
+    """An attempt failed in a way that the next one may not; `slow`: what it brought is no progress."""
+
+    def __init__(self, message: str, slow: bool = False):
+        super().__init__(message)
+        self.slow = slow
 
 
 def _download(address: Address, target: Path) -> None:
@@ -181,15 +189,18 @@ def _complete(address: Address, part: Path) -> bool:
     """
     failures, furthest = 0, _size(part)
     continued = furthest > 0
+    attempt = 0
     while True:
+        attempt += 1
         try:
             _fetch_rest(address, part)
             return continued
         except _BrokenError as error:
             continued = _size(part) > 0
-            failures = 0 if _size(part) > furthest else failures + 1
+            further = _size(part) > furthest and not error.slow
+            failures = 0 if further else failures + 1
             furthest = max(furthest, _size(part))
-            if failures > len(WAITS):
+            if failures > len(WAITS) or attempt >= MOST_ATTEMPTS:
                 kept = (
                     f"; {_size(part)} bytes are kept, and the next run goes on from there"
                     if _size(part)
@@ -213,17 +224,27 @@ def _fetch_rest(address: Address, part: Path) -> None:
         if validator:
             headers["If-Range"] = validator  # the whole file comes if it is another one by now
     try:
-        response = _opener().open(urllib.request.Request(address.url, headers=headers), timeout=TIMEOUT)
+        response = _opener().open(
+            urllib.request.Request(_in_ascii(address.url), headers=headers), timeout=TIMEOUT
+        )
     except urllib.error.HTTPError as error:
         with error:
             _on_status(address, error, have, part)
         return
     except (OSError, http.client.HTTPException) as error:
         raise _BrokenError(_reason(error)) from error
+    except ValueError as error:  # what the server redirects to, such as http://[::1/
+        raise UserError(
+            f"{address}: is redirected to what is no address ({one_line(error)}); check the address"
+        ) from error
     with response:
         start, total = _extent(response, have, part)
         if start == 0:
             _remember_validator(part, response.headers)
+        if total is not None and total > LARGEST:
+            raise UserError(
+                f"{address}: {total} bytes, more than {LARGEST}: not such a file; check the address"
+            )
         free = shutil.disk_usage(part.parent).free
         if total is not None and total - start > free:
             raise UserError(
@@ -233,6 +254,17 @@ def _fetch_rest(address: Address, part: Path) -> None:
         size = _write(address, response, part, start, total)
     if total is not None and size < total:
         raise _BrokenError(f"the connection ended after {size} of {total} bytes")
+
+
+def _in_ascii(url: str) -> str:
+    """An address as a request takes it: letters of other scripts in its path and query written in %, as browsers do."""
+    scheme, host, path, query, _ = urlsplit(url)
+    keep = "/%:@!$&'()*+,;=~"
+    try:
+        host = host.encode("ascii").decode()
+    except UnicodeEncodeError:
+        host = host.encode("idna").decode()
+    return urlunsplit((scheme, host, quote(path, keep), quote(query, f"{keep}?"), ""))
 
 
 def _on_status(address: Address, error: urllib.error.HTTPError, have: int, part: Path) -> None:
@@ -259,7 +291,7 @@ def _on_status(address: Address, error: urllib.error.HTTPError, have: int, part:
 def _extent(response, have: int, part: Path) -> tuple[int, int | None]:
     """Where in the file the answer starts, and the file's size (None: unknown)."""
     length = response.headers.get("Content-Length", "")
-    length = int(length) if length.isdigit() else None
+    length = int(length) if _DIGITS.fullmatch(length) else None
     if response.headers.get("Content-Encoding", "identity") != "identity":
         raise _BrokenError("the server sends it in another encoding than asked for")
     if response.status != 206:
@@ -280,7 +312,7 @@ def _write(address: Address, response, part: Path, start: int, total: int | None
     with handle, progress_bar(total, address.name, "B", initial=start) as bar:
         handle.truncate(start)
         handle.seek(start)
-        size = start
+        size, mark, since = start, start, time.monotonic()
         while True:
             try:
                 block = response.read1(_BLOCK)  # what is there, so that a break loses nothing
@@ -297,6 +329,16 @@ def _write(address: Address, response, part: Path, start: int, total: int | None
                 _discard(part)
                 raise _unwritable(address, part, error) from error
             size += len(block)
+            if size > LARGEST:
+                handle.close()
+                _discard(part)
+                raise UserError(
+                    f"{address}: more than {LARGEST} bytes came: not such a file; check the address"
+                )
+            if (passed := time.monotonic() - since) >= PACE_SECONDS:
+                if size - mark < SLOWEST * passed:
+                    raise _BrokenError(f"slower than {SLOWEST} bytes a second after {size} bytes", slow=True)
+                mark, since = size, time.monotonic()
             bar.update(len(block))
 
 
@@ -312,7 +354,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows to http and https alone, and never from https to http."""
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        scheme = urlsplit(newurl).scheme
+        try:
+            parts = urlsplit(newurl)
+            scheme = parts.scheme if parts.hostname else ""
+        except ValueError:  # such as http://[::1/
+            scheme = ""
         if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
             raise urllib.error.HTTPError(req.full_url, code, msg, headers, fp)
         return super().redirect_request(req, fp, code, msg, headers, newurl)

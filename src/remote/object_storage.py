@@ -10,6 +10,8 @@ import importlib.util
 import os
 import re
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from ..base.errors import UserError
 
 TRANSFERS = 8  # files under way at once
 PART_BYTES = 8 << 20  # of multipart uploads; the ETag of a large object depends on it
+MOST_OBJECTS, MOST_EMPTY_PAGES = 10_000_000, 1000  # of a listing
+SLOWEST, PACE_SECONDS = 1000, 60.0  # bytes a second, over so many seconds
 PARTIAL = ".part"  # ending of a file that is being written
 KEY_PAIRS = (
     ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
@@ -129,12 +133,20 @@ class S3Store:
     def _list(self, prefix: str) -> dict[str, Entry]:
         found = {}
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        empty = 0
         for page in pages:
-            for item in page.get("Contents", ()):
+            items = page.get("Contents", ())
+            empty = 0 if items else empty + 1
+            if empty > MOST_EMPTY_PAGES or len(found) > MOST_OBJECTS:
+                raise UserError(
+                    f"{self.option}: {self.url}: its listing does not end ({len(found)} objects so far); "
+                    "name a folder of fewer objects"
+                )
+            for item in items:
                 key = item["Key"][len(prefix) :]
                 if key.endswith("/") or (not key and prefix.endswith("/")):
                     continue  # the placeholder of a folder
-                moment = int(item["LastModified"].timestamp() * 1000) * 1_000_000
+                moment = _moment(item.get("LastModified"))
                 found[key] = Entry(item["Size"], moment, item.get("ETag", "").strip('"'))
         return found
 
@@ -144,7 +156,9 @@ class S3Store:
     def fetch(self, key: str, target: Path) -> None:
         """Download one object."""
         whole = self.prefix if self._names_object else self._key(key)
-        self._call(self.client.download_file, self.bucket, whole, str(target), Config=self.transfer)
+        self._call(
+            self.client.download_file, self.bucket, whole, str(target), Config=self.transfer, Callback=_Pace()
+        )
 
     def put(self, source: Path, key: str) -> None:
         """Upload one file."""
@@ -161,7 +175,7 @@ class S3Store:
 
         try:
             return function(*args, **kwargs)
-        except (Boto3Error, BotoCoreError, ClientError) as error:
+        except (Boto3Error, BotoCoreError, ClientError, TimeoutError, ValueError, OverflowError) as error:
             raise UserError(
                 f"{self.option}: {self.url}: {redact(error)}; check the address, the endpoint and the keys"
             ) from None
@@ -308,6 +322,31 @@ def _credentials(option: str) -> dict[str, str]:
             missing, given = names if values[1] else names[::-1]
             raise UserError(f"{option}: {given} is set but {missing} is not; set both")
     return {}
+
+
+def _moment(changed) -> int:
+    """Nanoseconds of a time of change, whole milliseconds; 0 where the service gives none that a file can have."""
+    try:
+        moment = int(changed.timestamp() * 1000) * 1_000_000
+    except (AttributeError, OverflowError, ValueError, OSError):
+        return 0
+    return moment if 0 <= moment < 2**62 else 0
+
+
+class _Pace:
+    """Called with the bytes of each part of a transfer: stops one that brings less than `SLOWEST` bytes a second."""
+
+    def __init__(self):
+        self._lock, self._bytes, self._since = threading.Lock(), 0, time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        with self._lock:
+            self._bytes += count
+            passed = time.monotonic() - self._since
+            if passed >= PACE_SECONDS:
+                if self._bytes < SLOWEST * passed:
+                    raise TimeoutError(f"slower than {SLOWEST} bytes a second")
+                self._bytes, self._since = 0, time.monotonic()
 
 
 def _entry(path: Path) -> Entry:

@@ -88,6 +88,10 @@ class Config(Mapping):
         origins = {**self.origins, **dict.fromkeys(changes, "derived")}
         return Config({**self._values, **changes}, origins)
 
+    def pick(self, *names: str) -> dict[str, Any]:
+        """Some of the options by name, for a function whose arguments are called as they are."""
+        return dict(zip(names, map(self.__getitem__, names)))
+
     def to_yaml(self) -> str:
         """The values as YAML that `--config_path` reads back."""
         return yaml.safe_dump(dict(self._values), sort_keys=False, allow_unicode=True, width=110)

@@ -14,7 +14,7 @@ from tests import ROOT
 from tests.tiny import OPTIONS, options_of, write_tiles
 
 PROGRAMS = ("train", "eval", "test", "export", "inference")
-PROPERTIES = {"num_classes", "heads", "eval_input_hw", "train_shapes"}
+PROPERTIES = {"pick", "num_classes", "heads", "eval_input_hw", "train_shapes"}
 
 # Read by a program that the table does not name it for, and why it has no effect there.
 BUILT_IN = dict.fromkeys(

@@ -175,11 +175,6 @@ def postprocess_options(
     return PostprocessOptions(
         score_threshold=config[score],
         nms_threshold=config[overlap],
-        nms_type=config.nms_type,
-        published_overlap=config.published_overlap,
-        multi_label=config.multi_label,
-        multi_label_thresh=config.multi_label_thresh,
-        max_detections=config.max_detections,
-        max_candidates=config.max_candidates,
-        nms_before_clip=config.nms_before_clip,
+        **config.pick("nms_type", "published_overlap", "multi_label", "multi_label_thresh"),
+        **config.pick("max_detections", "max_candidates", "nms_before_clip"),
     )

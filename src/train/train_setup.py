@@ -28,12 +28,8 @@ def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
         image_dir,
         ann_file,
         config.labels,
-        keep_empty=config.keep_empty,
-        crowd_targets=config.crowd_targets,
-        invalid_boxes=config.invalid_boxes,
-        bad_annotations=config.bad_annotations,
-        wrong_sizes=config.wrong_sizes,
         document=annotations_of(image_dir, ann_file, config.labels),
+        **config.pick("keep_empty", "crowd_targets", "invalid_boxes", "bad_annotations", "wrong_sizes"),
     )
     sampler = DistributedSampler(
         len(dataset.records), runtime.rank, runtime.group_size, shuffle=True, seed=config.seed
@@ -44,16 +40,14 @@ def create_train_loader(config: Config, runtime: Runtime) -> TrainLoader:
         create_augment(config),
         batch_size=config.per_batch_size,
         shapes=config.train_shapes,
-        resize_rate=config.resize_rate,
-        max_box=config.max_box,
-        seed=config.seed,
         workers=data_threads(runtime, config.num_parallel_workers),
+        **config.pick("resize_rate", "max_box", "seed"),
     )
 
 
 def create_augment(config: Config) -> TrainAugment | PerspectiveAugment:
     """The random changes of the recipe that `augmentation` names."""
-    shared = {"flip": config.augment_flip, "mosaic": config.mosaic, "mixup": config.mixup}
+    shared = {"flip": config.augment_flip, **config.pick("mosaic", "mixup")}
     if config.augmentation == "perspective":
         return PerspectiveAugment(
             degrees=config.perspective_degrees,
@@ -68,13 +62,9 @@ def create_augment(config: Config) -> TrainAugment | PerspectiveAugment:
             **shared,
         )
     return TrainAugment(
-        jitter=config.jitter,
-        hue=config.hue,
-        saturation=config.saturation,
-        value=config.value,
-        each_multiscale=config.each_multiscale,
         filters=tuple(config.resize_filters),
         keep_cut=config.cut_boxes == "clip",
+        **config.pick("jitter", "hue", "saturation", "value", "each_multiscale"),
         **shared,
     )
 
@@ -83,15 +73,9 @@ def create_rates(config: Config, steps_per_epoch: int) -> np.ndarray:
     """The learning rate of each step, float32."""
     return learning_rates(
         config.lr_scheduler,
-        lr=config.lr,
         steps_per_epoch=steps_per_epoch,
-        max_epoch=config.max_epoch,
-        warmup_epochs=config.warmup_epochs,
         lr_epochs=[int(epoch) for epoch in config.lr_epochs.split(",") if epoch.strip()],
-        lr_gamma=config.lr_gamma,
-        t_max=config.t_max,
-        eta_min=config.eta_min,
-        warmup_from_zero=config.warmup_from_zero,
+        **config.pick("lr", "max_epoch", "warmup_epochs", "lr_gamma", "t_max", "eta_min", "warmup_from_zero"),
     )
 
 
@@ -99,13 +83,7 @@ def create_optimizer(config: Config, network: ms.nn.Cell, rates: np.ndarray) -> 
     """The optimizer of the network's trainable parameters."""
     if config.optimizer == "adam":
         return create_adam(network, rates, weight_decay=config.weight_decay)
-    return create_momentum(
-        network,
-        rates,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        loss_scale=config.loss_scale,
-    )
+    return create_momentum(network, rates, **config.pick("momentum", "weight_decay", "loss_scale"))
 
 
 def create_loss(config: Config) -> YoloLoss:
@@ -113,17 +91,12 @@ def create_loss(config: Config) -> YoloLoss:
     return YoloLoss(
         config.num_classes,
         heads=config.heads,
-        ignore_threshold=config.ignore_threshold,
-        label_smooth=config.label_smooth,
-        label_smooth_factor=config.label_smooth_factor,
         gains=config.bbox_class_loss_coff,
         head_gains=config.detect_head_loss_coff,
         box_kind=config.box_loss,
         mask_piece=mask_piece(config),
-        assignment=config.assignment,
-        box_weight=config.box_weight,
-        ignore_scope=config.ignore_scope,
-        padding_is_object=config.padding_is_object,
+        **config.pick("ignore_threshold", "label_smooth", "label_smooth_factor"),
+        **config.pick("assignment", "box_weight", "ignore_scope", "padding_is_object"),
     )
 
 

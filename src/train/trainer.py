@@ -139,7 +139,7 @@ def is_evaluated(config: Config, epoch: int) -> bool:
     if not config.run_eval:
         return False
     since = epoch - config.eval_start_epoch
-    return epoch == config.max_epoch or (since >= 0 and since % config.eval_interval == 0)
+    return (since >= 0 and since % config.eval_interval == 0) or epoch == config.max_epoch
 
 
 def make_up_evaluation(run: Run) -> None:

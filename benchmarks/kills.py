@@ -125,8 +125,8 @@ def same_checkpoint(one: Path, other: Path) -> bool:
 
 
 def _timeless(state: dict | None) -> dict | None:
-    """The state without the seconds of the epoch under way, the last of its sums."""
-    return state and {**state, "epoch_sums": state["epoch_sums"][:-1]}
+    """The state without the seconds of the epoch under way, the last of its sums, the moment and the run's folder."""
+    return state and {**state, "epoch_sums": state["epoch_sums"][:-1], "saved_at": 0, "best_path": ""}
 
 
 def newest(out: Path) -> Path | None:

@@ -47,6 +47,11 @@ NETWORK_OPTIONS = (
     "padding_grey",
 )
 
+# Of them those without which the weights mean something else; the others say how images are fed.
+FIXED_OPTIONS = NETWORK_OPTIONS[: NETWORK_OPTIONS.index("batch_norm_momentum")] + ("batch_norm_epsilon",)
+# What else a resumed run goes on with.
+RUN_OPTIONS = ("seed", "optimizer", "ema_decay", "ms_amp_level")
+
 OF_YOLOV4 = ("backbone_layers", "lateral_kernel")  # without effect in the other networks
 LARGEST_SIDE = 8192  # pixels of the network's input
 ADDRESSES = ("data_url", "train_url", "checkpoint_url")  # where ModelArts' folders are

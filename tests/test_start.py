@@ -150,7 +150,10 @@ def test_another_order_than_the_checkpoints_is_refused(earlier):
     with pytest.raises(UserError, match=r"labels: baseball-diamond is class 2 .*earlier.ckpt it is class 4"):
         opened(earlier, f"--labels={','.join(PUBLISHED_ORDER)}")
     renamed = ["aeroplane", *EARLIER_ORDER[1:]]
-    assert opened(earlier, f"--labels={','.join(renamed)}") == renamed
+    word = f"--labels={','.join(renamed)}"
+    with pytest.raises(UserError, match=r"labels: .*was written with .*--override_checkpoint=labels"):
+        opened(earlier, word)
+    assert opened(earlier, word, "--override_checkpoint=labels") == renamed
 
 
 @pytest.mark.parametrize("option", ["resume_yolov4", "pretrained_checkpoint"])

@@ -1,5 +1,6 @@
 """Reading an image as 8-bit RGB, or one clear error: nothing is scaled, rotated or filled in silently."""
 
+import mmap
 import struct
 import threading
 from pathlib import Path
@@ -42,6 +43,32 @@ def read_rgb(
         UserError: unreadable, truncated, too large, not 8-bit, turned by a TIFF tag, or of another size
             than annotated.
     """
+    width, height, kind = check_file(path, expected_wh, max_pixels)
+    data = np.fromfile(path, dtype=np.uint8)
+    if _is_cut_short(data):
+        raise UserError(f"{path}: the image is truncated; copy it again or remove it from the annotations")
+    image = _decode_by_pillow(path) if kind in _PILLOW_FORMATS else _decode(data)
+    if image is None or image.shape[:2] != (height, width):
+        raise UserError(f"{path}: the image cannot be decoded; convert it to PNG or JPEG, or remove it")
+    if image.dtype != np.uint8:
+        raise UserError(f"{path}: {image.dtype} pixels; convert it to 8-bit (the stretch is yours to choose)")
+    if image.ndim == 2 or image.shape[2] == 1:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    if image.shape[2] == 4:
+        return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)
+    if image.shape[2] != 3:
+        raise UserError(f"{path}: {image.shape[2]} channels; choose three of them")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def check_file(
+    path: Path, expected_wh: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[int, int, str]:
+    """What `read_rgb` checks before it decodes: (width, height, Pillow's name of the format). Arguments as there.
+
+    Raises:
+        UserError: no image by its header, too large, empty or of another size than annotated.
+    """
     width, height, kind = _read_header(path)
     if width * height > max_pixels:
         raise UserError(f"{path}: {width}x{height} pixels, over the limit of {max_pixels}; cut it into tiles")
@@ -60,21 +87,7 @@ def read_rgb(
             f"{path}: the image is {width}x{height}, its annotation says "
             f"{expected_wh[0]}x{expected_wh[1]}; {remedy}"
         )
-    data = np.fromfile(path, dtype=np.uint8)
-    if _is_cut_short(data):
-        raise UserError(f"{path}: the image is truncated; copy it again or remove it from the annotations")
-    image = _decode_by_pillow(path) if kind in _PILLOW_FORMATS else _decode(data)
-    if image is None or image.shape[:2] != (height, width):
-        raise UserError(f"{path}: the image cannot be decoded; convert it to PNG or JPEG, or remove it")
-    if image.dtype != np.uint8:
-        raise UserError(f"{path}: {image.dtype} pixels; convert it to 8-bit (the stretch is yours to choose)")
-    if image.ndim == 2 or image.shape[2] == 1:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    if image.shape[2] == 4:
-        return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB)
-    if image.shape[2] != 3:
-        raise UserError(f"{path}: {image.shape[2]} channels; choose three of them")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return width, height, kind
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -158,6 +171,17 @@ def _is_cut_short(data: np.ndarray) -> bool:
         # The end marker of a thumbnail in the header does not count: look behind the start of the scan.
         return b"\xff\xd9" not in bytes(content[_scan_start(content) :])
     return head.startswith(b"\x89PNG") and not _has_png_end(content)
+
+
+def is_truncated(path: Path) -> bool:
+    """Whether a JPEG or PNG file lacks its end, of which little more than the end is read (see `_is_cut_short`)."""
+    with Path(path).open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:2] == b"\xff\xd8":
+            with memoryview(content) as view:
+                start = _scan_start(view)
+            return content.rfind(b"\xff\xd9", start) < 0
+        with memoryview(content) as view:
+            return content[:4] == b"\x89PNG" and not _has_png_end(view)
 
 
 def _has_png_end(png: memoryview) -> bool:

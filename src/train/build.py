@@ -83,7 +83,7 @@ def build(config: Config, runtime: Runtime, start: Start | None = None) -> Parts
     if config.ms_amp_level != "O0":
         scaler = LossScaler(config.amp_loss_scale, config.amp_dynamic)
         slots += [scaler.scale, scaler.good_steps]
-    state = TrainState(weights, slots, optimizer.global_step, loader.steps_per_epoch)
+    state = TrainState(weights, slots, optimizer.global_step, loader.steps_per_epoch, runtime.group_size)
     _begin_with(start, config, network, state, is_master=runtime.is_master)
     if average is not None and state.step == 0:
         average.reset()
@@ -114,6 +114,8 @@ def _begin_with(
     taken, *passed_over = start_options(config) or [""]
     for option in passed_over:
         get_logger().warning("%s is not loaded: %s comes first", option, taken)
+    for line in start.passed_by if start is not None else ():
+        get_logger().warning("passed by: %s", line)
     if start is not None:
         get_logger().info("%s %s", start.kind, load_start(network, start, config))
         if start.kind == RESUME:

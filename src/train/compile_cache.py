@@ -27,7 +27,8 @@ _NOT_OF_THE_GRAPH = (
     "data_path", "data_url", "download_path", "enable_modelarts", "eval_interval", "eval_start_epoch",
     "file_name", "is_save_on_master", "keep_checkpoint_max", "load_path", "log_interval", "log_path", "max_steps",
     "modelarts_dataset_unzip_name", "need_modelarts_dataset_unzip", "need_profiler", "num_parallel_workers",
-    "output_path", "pretrained", "pretrained_backbone", "pretrained_checkpoint", "resume", "resume_yolov4", "run_eval",
+    "output_path", "override_checkpoint", "pretrained", "pretrained_backbone",
+    "pretrained_checkpoint", "resume", "resume_yolov4", "run_eval",
     "save_best_ckpt", "tensorboard", "train_url", "transfer_checkpoint_url",
 )  # fmt: skip
 SOURCE = Path(__file__).resolve().parent.parent  # a graph is made by code of many rooms: all of it counts

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Config
+from ..evaluation.session import check_images
 from ..logger import setup_logger
 from ..report.run_results import RunResults
 from ..runtime.collectives import new_folder
@@ -12,7 +13,7 @@ from ..runtime.device import Runtime
 from ..runtime.stop_request import AgreedStop, StopRequest
 from .build import Parts, build
 from .run_folder import RunFolder
-from .start import RESUME, find_start, with_class_names
+from .start import RESUME, find_start, with_start_options
 from .state import TrainState
 
 PROFILED_STEPS = 10
@@ -31,6 +32,7 @@ class Run:
         stop: whether a rank was asked to stop.
         last_step: at which it ends.
         stopped_by: the signal that ended it early, 0 if none did.
+        failed_evaluations: how many evaluations could not be done.
     """
 
     config: Config
@@ -41,6 +43,7 @@ class Run:
     stop: AgreedStop
     last_step: int
     stopped_by: int = 0
+    failed_evaluations: int = 0
 
     @property
     def state(self) -> TrainState:
@@ -75,13 +78,16 @@ def start_run(config: Config, runtime: Runtime, stop: StopRequest | None = None)
         UserError: options, data or a start that do not fit; or the folder cannot be written to.
     """
     agreed_stop = AgreedStop(stop or StopRequest(), runtime)
+    setup_logger(None, runtime.rank)
+    start = find_start(config)  # before there is a folder, which would be left empty where it fails
+    config = with_start_options(config, start, runtime)
     folder = RunFolder(new_folder(config.ckpt_path, runtime), runtime.rank)
     setup_logger(folder.path, runtime.rank)
-    start = find_start(config)
-    config = with_class_names(config, start)
     if runtime.is_master:
         folder.write_options(config)
     parts = build(config, runtime, start)
+    if parts.validation_set is not None:
+        check_images(parts.validation_set, config, runtime)
     results = _open_results(config, runtime, folder, parts)
     if start is not None and start.kind == RESUME and start.state is not None:
         results.continue_from(start.path.resolve().parent.parent, parts.state.epoch)

@@ -4,14 +4,16 @@
 2026-01-31_time_12_00_00/ckpt_RANK/RANK-EPOCH_STEP.ckpt, best_map.ckpt
 """
 
+import re
 from pathlib import Path
 
 from ..base.atomic import atomic_write
 from ..base.errors import UserError
 from ..config import Config
 from ..remote.download import without_signature
+from ..weights.checkpoint import time_of
 
-_STEP_CHECKPOINTS = "[0-9]*-*_*.ckpt"
+_STEP_CHECKPOINT = re.compile(r"[0-9]+-[0-9]+_([0-9]{1,12})\.ckpt")  # RANK-EPOCH_STEP
 
 
 class RunFolder:
@@ -34,12 +36,16 @@ class RunFolder:
 
     def newest(self) -> Path | None:
         """The step checkpoint of the most steps, of any rank; None if there is none."""
-        files = _by_step(self.path.glob(f"ckpt_*/{_STEP_CHECKPOINTS}"))
+        files = self.step_checkpoints()
         return files[-1] if files else None
+
+    def step_checkpoints(self) -> list[Path]:
+        """The step checkpoints of all ranks, by step."""
+        return _by_step(self.path.glob("ckpt_*/*.ckpt"))
 
     def prune(self, keep: int) -> None:
         """Delete all but the newest `keep` step checkpoints of this rank (by step, not by clock)."""
-        for file in _by_step(self.checkpoints.glob(_STEP_CHECKPOINTS))[:-keep]:
+        for file in _by_step(self.checkpoints.glob("*.ckpt"))[:-keep]:
             file.unlink(missing_ok=True)
 
     def write_options(self, config: Config) -> None:
@@ -49,25 +55,39 @@ class RunFolder:
             handle.write(Config(public).to_yaml())
 
 
-def last_checkpoint(place: str | Path, runs: str | Path) -> Path:
-    """The newest step checkpoint of a run.
+def last_checkpoints(place: str | Path, runs: str | Path) -> list[Path]:
+    """The step checkpoints of a run, the newest first: by the time that each carries, of one time by step.
 
     Args:
-        place: the run's folder, or `auto` for the newest run that has one.
+        place: the run's folder, or `auto` for all runs.
         runs: folder of runs, for `auto`.
 
     Raises:
         UserError: there is none.
     """
     is_auto = str(place) == "auto"
-    for folder in sorted(Path(runs).glob("*/"), reverse=True) if is_auto else [place]:
-        if (newest := RunFolder(folder).newest()) is not None:
-            return newest
-    where = f"no run in {runs}" if is_auto else f"the run {place} has none"
-    raise UserError(
-        f"resume: no checkpoint to go on from: {where}; give a run's folder, or start without --resume"
-    )
+    files = [
+        file
+        for folder in (Path(runs).glob("*/") if is_auto else [place])
+        for file in RunFolder(folder).step_checkpoints()
+    ]
+    if not files:
+        where = f"no run in {runs}" if is_auto else f"the run {place} has none"
+        raise UserError(
+            f"resume: no checkpoint to go on from: {where}; give a run's folder, or start without --resume"
+        )
+    return sorted(files, key=lambda file: (time_of(file), _step_of(file)), reverse=True)
+
+
+def last_checkpoint(place: str | Path, runs: str | Path) -> Path:
+    """The first of `last_checkpoints`."""
+    return last_checkpoints(place, runs)[0]
+
+
+def _step_of(file: Path) -> int:
+    return int(_STEP_CHECKPOINT.fullmatch(file.name)[1])
 
 
 def _by_step(files) -> list[Path]:
-    return sorted(files, key=lambda file: int(file.stem.rsplit("_", 1)[1]))
+    """The step checkpoints among some files, by their steps; other names are not ours."""
+    return sorted((file for file in files if _STEP_CHECKPOINT.fullmatch(file.name)), key=_step_of)

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import UserError
-from ..config import Config, overlay
+from ..config import FIXED_OPTIONS, RUN_OPTIONS, Config
+from ..logger import get_logger
+from ..runtime.device import Runtime
 from ..weights.by_name import weights_file
-from ..weights.carried import check_class_order, check_network
-from ..weights.checkpoint import read_checkpoint
+from ..weights.carried import check_bounds, check_carried, check_class_order, check_network, taken_over
+from ..weights.checkpoint import read_checkpoint, read_good_checkpoint
 from ..weights.loading import LoadReport, holds_whole_network, load_backbone, load_network
-from .run_folder import last_checkpoint
+from .run_folder import last_checkpoints
 
 RESUME, NETWORK, BACKBONE = "resume", "load", "load backbone"  # as the log has them
 
@@ -28,12 +30,14 @@ class Start:
         kind: `RESUME` an earlier run, a whole `NETWORK`, or a `BACKBONE`.
         path: the file.
         values, state: as `read_checkpoint` gives them.
+        passed_by: newer checkpoints that could not be used, a line each.
     """
 
     kind: str
     path: Path
     values: dict[str, np.ndarray]
     state: dict | None
+    passed_by: tuple[str, ...] = ()
 
 
 def find_start(config: Config) -> Start | None:
@@ -47,7 +51,7 @@ def find_start(config: Config) -> Start | None:
     """
     option = next(iter(start_options(config)), "")
     if option == "resume":
-        return _read(last_checkpoint(config.resume, config.ckpt_path), RESUME)
+        return _newest_good(last_checkpoints(config.resume, config.ckpt_path))
     if option == "resume_yolov4":
         return _read(Path(config.resume_yolov4), RESUME)
     if option == "pretrained_checkpoint":
@@ -68,6 +72,21 @@ def start_options(config: Config) -> list[str]:
     weights = ["pretrained_checkpoint", "pretrained_backbone"]
     weights.sort(key=lambda option: config.origins[option] != "command line")
     return [option for option in ("resume", "resume_yolov4", *weights) if config[option]]
+
+
+def _newest_good(paths: list[Path]) -> Start:
+    """The first of some checkpoints that a run can go on from.
+
+    Raises:
+        UserError: of the first, where none can be used.
+    """
+    passed_by: list[UserError] = []
+    for path in paths:
+        try:
+            return Start(RESUME, path, *read_good_checkpoint(path), tuple(map(str, passed_by)))
+        except UserError as error:
+            passed_by.append(error)
+    raise passed_by[0]
 
 
 def _read(path: Path, kind: str = "") -> Start:
@@ -96,24 +115,50 @@ def _download_for_transfer(config: Config) -> Path:
         ) from error
 
 
-def with_class_names(config: Config, start: Start | None) -> Config:
-    """The options with the class names of the start, whose class layers are loaded.
+def with_start_options(config: Config, start: Start | None, runtime: Runtime) -> Config:
+    """The options with what the start carries: class names of class layers that are loaded, and all that a resumed
+    run goes on with.
 
     Raises:
-        UserError: `labels` was set, and has one of the checkpoint's classes at another place.
+        UserError: an option was set, and the start carries another value that does not go with it.
     """
-    if start is not None:
-        check_network(config, start.path, start.state)
-    loads_classes = start is not None and (
-        start.kind == RESUME or (start.kind == NETWORK and not config.filter_weight)
-    )
-    carried = (start.state or {}).get("options", {}).get("labels") if loads_classes else None
-    if not carried:
+    if start is None:
         return config
-    if config.origins["labels"] == "default":
-        return overlay(config, {"labels": carried}, str(start.path))
-    check_class_order(config, carried, start.path)
+    state = start.state or {}
+    carried = state.get("options", {})
+    if start.kind == RESUME:
+        carried = {**carried, **_run_options(start)}
+        keys = (*FIXED_OPTIONS, *RUN_OPTIONS)
+        check_bounds(carried, start.values, start.path)
+        check_carried(config, carried, start.path, keys)
+        config = taken_over(config, carried, start.path, keys)
+        _say_other_ranks(state, start.path, runtime)
+        return config
+    check_network(config, start.path, start.state)
+    if start.kind == NETWORK and not config.filter_weight and carried.get("labels"):
+        check_class_order(config, carried["labels"], start.path)
+        config = taken_over(config, carried, start.path, ("labels",))
     return config
+
+
+def _run_options(start: Start) -> dict:
+    """What a run goes on with, of older checkpoints as far as it can be seen in them."""
+    if start.state is None:
+        return {}
+    seen = {"seed": start.state["seed"]} if "seed" in start.state else {}
+    if not any(name.startswith("ema.") for name in start.values):
+        seen["ema_decay"] = 0.0
+    return {**seen, **start.state.get("run_options", {})}
+
+
+def _say_other_ranks(state: dict, path: Path, runtime: Runtime) -> None:
+    written_by = state.get("group_size", runtime.group_size)
+    if written_by != runtime.group_size and runtime.is_master:
+        get_logger().warning(
+            "%s was written by %s ranks, this run has %d: a step is of other images, and as many times more or fewer; "
+            "the learning rate is not changed",
+            path, written_by, runtime.group_size,
+        )  # fmt: skip
 
 
 def load_start(network, start: Start, config: Config) -> LoadReport:

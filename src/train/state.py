@@ -1,5 +1,6 @@
 """What a resumed run needs: the one place that writes it to a checkpoint and reads it back."""
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import mindspore as ms
 import numpy as np
 
 from ..base.errors import UserError
-from ..config import Config
+from ..config import RUN_OPTIONS, Config
 from ..logger import get_logger
 from ..weights.carried import carried_options
 from ..weights.checkpoint import save_checkpoint
@@ -24,8 +25,10 @@ class TrainState:
         slots: what optimizer, moving average and loss scale remember from step to step.
         updates: the optimizer's own count of steps, fewer than `step` where gradients overflowed.
         steps_per_epoch: steps of this rank in an epoch.
+        group_size: ranks that train.
         step: steps done, over all epochs.
         best_map, best_epoch: of the evaluations so far; -1 and 0 where there was none.
+        best_path: the checkpoint of that epoch, in whichever run's folder; empty without.
         evaluated_epoch: the last epoch whose evaluation, if one was due, is done.
         epoch_meter: means over the epoch under way.
     """
@@ -34,9 +37,11 @@ class TrainState:
     slots: list[ms.Parameter]
     updates: ms.Parameter
     steps_per_epoch: int
+    group_size: int = 1
     step: int = 0
     best_map: float = -1.0
     best_epoch: int = 0
+    best_path: str = ""
     evaluated_epoch: int = 0
     epoch_meter: LossMeter = field(default_factory=LossMeter)
 
@@ -70,6 +75,10 @@ class TrainState:
             "epoch_sums": self.epoch_meter.sums(),
             "evaluated_epoch": self.evaluated_epoch,
             "options": carried_options(config),
+            "run_options": {key: config[key] for key in RUN_OPTIONS},
+            "group_size": self.group_size,
+            "best_path": self.best_path,
+            "saved_at": time.time(),
         }
         save_checkpoint([*self.weights, *self.slots], path, document)
 
@@ -100,6 +109,7 @@ class TrainState:
                 path, document["steps_per_epoch"], self.steps_per_epoch, self.step,
             )  # fmt: skip
         self.best_map, self.best_epoch = document["best_map"], document["best_epoch"]
+        self.best_path = document.get("best_path") or _best_beside(path)
         self.evaluated_epoch = document.get("evaluated_epoch", self.epoch)
         is_same_step = self.step == document["step"]
         if with_sums and is_same_step:
@@ -108,6 +118,12 @@ class TrainState:
             slot.set_data(ms.Tensor(_value_of(slot, start), slot.dtype))
         updates = document.get("updates", self.step) if is_same_step else self.step
         self.updates.set_data(ms.Tensor([updates], ms.int32))
+
+
+def _best_beside(checkpoint: Path) -> str:
+    """The best checkpoint beside one that does not say where it is."""
+    best = checkpoint.resolve().with_name("best_map.ckpt")
+    return str(best) if best.is_file() else ""
 
 
 def _value_of(slot: ms.Parameter, start: Start) -> np.ndarray:

@@ -4,13 +4,14 @@ import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import mindspore as ms
 
-from ..base.errors import UserError
+from ..base.errors import UserError, one_line, shown
 from ..config import Config
 from ..data_loader import TrainBatch
-from ..evaluation.session import evaluate_set
+from ..evaluation.session import StoppedEvaluation, evaluate_set
 from ..logger import get_logger
 from ..runtime.collectives import agree
 from ..runtime.device import Runtime
@@ -22,6 +23,8 @@ from .run import PROFILED_STEPS, Run, start_run
 def train(config: Config, runtime: Runtime, stop: StopRequest) -> int:
     """Run the training of the options, until its end or until it is asked to stop; the exit code.
 
+    It is 1 where an evaluation failed, which ends no training.
+
     Raises:
         SystemExit: the run was stopped by SIGTERM (143) or SIGINT (130), its checkpoint is saved.
     """
@@ -30,7 +33,7 @@ def train(config: Config, runtime: Runtime, stop: StopRequest) -> int:
     fit(run)
     if run.stopped_by:
         raise SystemExit(128 + run.stopped_by)
-    return 0
+    return 1 if run.failed_evaluations else 0
 
 
 def fit(run: Run) -> float:
@@ -116,6 +119,7 @@ def _say_goodbye(run: Run, has_trained: bool) -> None:
                 state.best_map,
                 state.best_epoch,
             )
+            _say_where_the_best_is(run)
         logger.info("==========end training===============")
         return
     agree(run.runtime, 0)  # a rank that leaves earlier takes the launcher, and so the others, with it
@@ -129,6 +133,17 @@ def _say_goodbye(run: Run, has_trained: bool) -> None:
         "%s: stopped after step %d, checkpoint saved; go on with the same options and --resume=%s",
         name, state.step, run.folder.path,
     )  # fmt: skip
+
+
+def _say_where_the_best_is(run: Run) -> None:
+    """A resumed run that has not got better has no best checkpoint of its own."""
+    if run.failed_evaluations:
+        get_logger().error("%d evaluations failed; their reasons are above", run.failed_evaluations)
+    best = run.state.best_path
+    if not best or not run.runtime.is_master or run.config.need_profiler:
+        return
+    where = "" if Path(best).is_file() else " (it is not there any more)"
+    get_logger().info("best checkpoint: %s%s", shown(best, 500), where)
 
 
 # -------------------------------------------------------------------- evaluation
@@ -149,16 +164,45 @@ def make_up_evaluation(run: Run) -> None:
         evaluate(run)
 
 
-def evaluate(run: Run) -> None:
-    """Score the validation set after an epoch; keep the checkpoint if it is the best so far."""
-    state, parts, logger = run.state, run.parts, get_logger()
+@contextmanager
+def _averages_in_place(run: Run) -> Iterator[None]:
+    """Within the block the network infers, with the moving averages of its parameters where there are any."""
+    parts = run.parts
     parts.network.set_train(False)
     if parts.average is not None:
         parts.average.swap()
-    evaluation = evaluate_set(parts.backend, parts.validation_set, run.config, run.folder.path, run.runtime)
-    if parts.average is not None:
-        parts.average.swap()
-    parts.step.set_train()
+    try:
+        yield
+    finally:
+        if parts.average is not None:
+            parts.average.swap()
+        parts.step.set_train()
+
+
+def evaluate(run: Run) -> None:
+    """Score the validation set after an epoch; keep the checkpoint if it is the best so far.
+
+    One that fails is said and counted, and training goes on. One that is asked to stop is made up when the run is
+    resumed.
+    """
+    state, parts, logger = run.state, run.parts, get_logger()
+    with _averages_in_place(run):
+        try:
+            evaluation = evaluate_set(
+                parts.backend, parts.validation_set, run.config, run.folder.path, run.runtime,
+                stop=run.stop.request,
+            )  # fmt: skip
+        except StoppedEvaluation as stopped:
+            run.stopped_by = stopped.number
+            return
+        except (
+            Exception
+        ) as error:  # of an image, of the disk or of a library: the weights are as good as before
+            state.evaluated_epoch = state.epoch
+            run.failed_evaluations += 1
+            reason = error if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+            logger.error("epoch %d: the evaluation failed, training goes on: %s", state.epoch, reason)
+            return
     state.evaluated_epoch = state.epoch
     result = evaluation.result
     logger.info("epoch: %d, mAP:\n%s", state.epoch, result.text())
@@ -166,6 +210,7 @@ def evaluate(run: Run) -> None:
     if result.mean_ap < state.best_map:
         return
     state.best_map, state.best_epoch = result.mean_ap, state.epoch
+    state.best_path = str(run.folder.best.resolve()) if run.config.save_best_ckpt else ""
     logger.info("update best result: %s", result.mean_ap)
     if run.config.save_best_ckpt:
         run.save(run.folder.best)

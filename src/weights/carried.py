@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..base.errors import UserError, shown
-from ..config import NETWORK_OPTIONS, Config, overlay
+from ..config import FIXED_OPTIONS, NETWORK_OPTIONS, RUN_OPTIONS, Config, overlay
 
 _WIDTHS = ("backbone_input_shape", "backbone_shape")  # channels
 _LAYERS = ("backbone_layers",)
@@ -73,22 +73,74 @@ def check_bounds(carried: Mapping, values: Mapping[str, np.ndarray], path: str |
             )
 
 
+def check_carried(
+    config: Config, carried: Mapping[str, object], where: str | Path, keys: Sequence[str]
+) -> None:
+    """Stop where an option was set to another value than a checkpoint carries, unless `override_checkpoint` names it.
+
+    Args:
+        config: the options of this run.
+        carried: those of the checkpoint.
+        where: the checkpoint, for errors.
+        keys: options that are compared.
+
+    Raises:
+        UserError: names the first such option and both values.
+    """
+    overridden = overridden_options(config)
+    if "labels" in keys and "labels" not in overridden:
+        check_class_order(config, carried.get("labels", ()), where)
+    for key in keys:
+        if key not in carried or key in overridden or config.origins[key] == "default":
+            continue
+        if _plain(config[key]) != _plain(carried[key]):
+            raise UserError(
+                f"{key}: {shown(config[key])} ({config.origins[key]}), {where} was written with {shown(carried[key])}; "
+                f"leave it out, the checkpoint knows its own, or mean it: --override_checkpoint={key}"
+            )
+
+
+def overridden_options(config: Config) -> set[str]:
+    """The options that `override_checkpoint` names.
+
+    Raises:
+        UserError: one that no checkpoint carries.
+    """
+    named = {name.strip() for name in config.override_checkpoint.split(",") if name.strip()}
+    known = {*FIXED_OPTIONS, *RUN_OPTIONS}
+    if unknown := sorted(named - known):
+        raise UserError(f"override_checkpoint: {shown(unknown[0])} is none of {', '.join(sorted(known))}")
+    return named
+
+
+def _plain(value: object) -> object:
+    """Tuples as lists, as JSON has them."""
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
 def with_checkpoint_options(
     config: Config, path: str | Path, state: dict | None, values: Mapping[str, np.ndarray]
 ) -> Config:
     """The options, where they are defaults, as the run had them that wrote a checkpoint of ours.
 
     Raises:
-        UserError: `labels` was set, and has one of the checkpoint's classes at another place; or options that cannot
-            be those of its parameters `values`.
+        UserError: an option that the weights rest on was set to another value than the checkpoint carries;
+            or options that cannot be those of its parameters `values`.
     """
     carried = (state or {}).get("options", {})
     if values:  # other formats know no names of theirs yet
         check_bounds(carried, values, path)
-    check_class_order(config, carried.get("labels", ()), path)
+    check_carried(config, carried, path, FIXED_OPTIONS)
     if any(config.origins[key] != "default" for key in ("testing_shape", "test_img_shape")):
         carried = {
             key: value for key, value in carried.items() if key not in ("testing_shape", "test_img_shape")
         }
-    chosen = {key for key in NETWORK_OPTIONS if config.origins[key] == "default"}
+    return taken_over(config, carried, path, NETWORK_OPTIONS)
+
+
+def taken_over(
+    config: Config, carried: Mapping[str, object], path: str | Path, keys: Sequence[str]
+) -> Config:
+    """The options with those of `keys` that nobody has set, and that are not overridden, as a checkpoint has them."""
+    chosen = {key for key in keys if config.origins[key] == "default"} - overridden_options(config)
     return overlay(config, {key: value for key, value in carried.items() if key in chosen}, str(path))

@@ -1,12 +1,14 @@
 """Checkpoints as files: written whole or not at all, read with what travels in them."""
 
+import contextlib
 import json
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import mindspore as ms
 import numpy as np
@@ -18,18 +20,27 @@ from .model_file import check_file
 
 STATE_KEY = "train_state"
 _CHECKSUM_MARK, _CHECKSUM_BYTES = b"crc_num", 17  # mark and 10 bytes
+_LONGEST_NAME, _LONGEST_STATE = 1000, 1 << 20  # bytes
 
 
 def save_checkpoint(parameters, path: Path, state: dict | None = None) -> None:
     """Write parameters (a cell, or a list of parameters) so that `path` is whole or is not there.
 
+    Numbers that are not finite are no weights: nothing is written then.
+
     The file is written beside its place, synced and renamed. `state` travels in it as JSON, and MindSpore's
     CRC-32 of it all stands at its end.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written to.
+        UserError: a parameter is not finite, the disk is full or the folder cannot be written to.
     """
     path = Path(path)
+    listed = list(parameters.get_parameters()) if isinstance(parameters, nn.Cell) else parameters
+    if (odd := not_finite({parameter.name: parameter.asnumpy() for parameter in listed})) is not None:
+        raise UserError(
+            f"{path}: not written: {odd} holds values that are not finite. Earlier checkpoints are untouched: go on "
+            "from one, with a lower lr or with clip_norm"
+        )
     temporary = unfinished_name(path, ".ckpt")
     unfinished = temporary.with_suffix(".tmp")  # MindSpore's own while it writes; it stays after a failure
     if not isinstance(parameters, nn.Cell):
@@ -51,6 +62,69 @@ def save_checkpoint(parameters, path: Path, state: dict | None = None) -> None:
             f"{path}: the checkpoint could not be written ({reason}); free disk space there or choose "
             "another ckpt_path. Earlier checkpoints are untouched"
         ) from error
+
+
+def not_finite(values: Mapping[str, np.ndarray]) -> str | None:
+    """The name of the first array with a number that is not finite; None where all are."""
+    return next((name for name, value in values.items() if not np.isfinite(value).all()), None)
+
+
+def read_good_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict | None]:
+    """As `read_checkpoint`, of a file whose numbers are finite.
+
+    Raises:
+        UserError: as of `read_checkpoint`, or a number that is not finite.
+    """
+    values, state = read_checkpoint(path)
+    if (odd := not_finite(values)) is not None:
+        raise UserError(f"{path}: {odd} holds values that are not finite; choose an earlier checkpoint")
+    return values, state
+
+
+def time_of(path: Path) -> float:
+    """When a checkpoint was written, in seconds since 1970: as its state says, else by the file system.
+
+    Only the heads of the file's entries are read. The state's time goes with the file and knows no zones.
+    """
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError, TypeError):
+        saved_at = float(json.loads(_entry(path, STATE_KEY)).get("saved_at"))
+        if math.isfinite(saved_at):
+            return saved_at
+    return path.stat().st_mtime
+
+
+def _entry(path: Path, name: str) -> bytes:
+    """The content of an entry of a checkpoint, a protocol buffer of entries {1: name, 2: {3: content}}.
+
+    Raises:
+        ValueError: there is none, or the file is not of this form.
+    """
+    with path.open("rb") as handle:
+        end = path.stat().st_size
+        while handle.tell() < end:
+            _, length = _varint(handle), _varint(handle)
+            next_entry = handle.tell() + length
+            _, length = _varint(handle), _varint(handle)
+            if length <= _LONGEST_NAME and handle.read(length) == name.encode():
+                _, length = _varint(handle), _varint(handle)
+                tensor = handle.read(min(length, _LONGEST_STATE))
+                text = tensor.replace(b"\0", b"")  # MindSpore writes four bytes a letter
+                return text[text.index(b"{") : text.rindex(b"}") + 1]
+            handle.seek(next_entry)
+    raise ValueError(f"{path}: no {name}")
+
+
+def _varint(handle: IO[bytes]) -> int:
+    """A number of seven bits a byte, the lowest first (protocol buffers' encoding)."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = handle.read(1)
+        if not byte:
+            break
+        value |= (byte[0] & 127) << shift
+        if byte[0] < 128:
+            return value
+    raise ValueError("no number")
 
 
 @contextmanager
@@ -115,8 +189,11 @@ def _checked_state(state) -> dict:
     for value in (*sums, state.get("best_map", 0.0)):
         if type(value) not in (int, float) or not math.isfinite(value):
             raise ValueError(f"a sum or best_map {value!r}")
-    if not isinstance(state.get("options", {}), dict):
-        raise ValueError("options")
+    for key in ("options", "run_options"):
+        if not isinstance(state.get(key, {}), dict):
+            raise ValueError(key)
+    if not isinstance(state.get("best_path", ""), str):
+        raise ValueError("best_path")
     return state
 
 

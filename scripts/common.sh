@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Shared by the scripts of this folder; sourced, not run.
 
+unset CDPATH # with it, cd prints where it went
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 die() {
@@ -85,6 +86,97 @@ with s() as p: print(p.chromium.executable_path)"
     export CHROMIUM
 }
 
+# -------------------------------------------------- processes: started, asked to stop and waited for in one way
+
+PIDS=() # process groups that the script has started
+TEE=""  # the process that copies their output to the screen
+
+# Start a command in the background, in a process group of its own, so that what it starts stops with it, and Ctrl-C
+# reaches it by stop_run alone.
+start() { # COMMAND ...
+    set -m
+    "$@" &
+    PIDS+=($!)
+    set +m
+}
+
+stop_all() {
+    local pid
+    trap '' TERM HUP # not again while we send it
+    for pid in "${PIDS[@]}"; do
+        kill -TERM -- "-$pid" 2> /dev/null || true
+    done
+    for _ in 1 2 3 4 5; do
+        is_running || return 0
+        sleep 1
+    done
+    for pid in "${PIDS[@]}"; do
+        kill -KILL -- "-$pid" 2> /dev/null || true
+    done
+}
+
+is_running() {
+    local pid
+    for pid in "${PIDS[@]}"; do
+        ! kill -0 "$pid" 2> /dev/null || return 0
+    done
+    return 1
+}
+
+# The processes that are asked to stop; a script whose launcher starts them elsewhere has its own.
+asked_to_stop() {
+    printf '%s\n' "${PIDS[@]}"
+}
+
+# SIGTERM, SIGHUP or Ctrl-C: the processes save what they have and end, for which they have STOP_SECONDS (60). A second
+# Ctrl-C does not wait.
+stop_run() { # EXIT_CODE
+    local pid second
+    trap '' TERM HUP
+    trap 'stop_all; exit 130' INT
+    for pid in $(asked_to_stop); do
+        kill -TERM "$pid" 2> /dev/null || true
+    done
+    for ((second = 0; second < ${STOP_SECONDS:-60}; second++)); do
+        is_running || break
+        sleep 1
+    done
+    stop_all
+    [ -z "$TEE" ] || wait "$TEE" || true # the last lines
+    exit "$1"
+}
+
+# From here on signals are passed on. One that was ignored when the script started (nohup) stays so.
+listen() {
+    trap 'stop_run 130' INT
+    trap 'stop_run 143' TERM
+    trap 'stop_run 129' HUP
+}
+
+# Run a command, its output on the screen and in log.txt; its exit code.
+run_logged() { # COMMAND ...
+    local status=0
+    exec 3> >(trap '' INT TERM HUP; exec tee log.txt) # it outlives what it copies
+    TEE=$!
+    listen
+    start "$@" >&3 2>&1 3>&-
+    exec 3>&-
+    wait "${PIDS[0]}" || status=$?
+    wait "$TEE" || true
+    return "$status"
+}
+
+# Run a command, its output on the screen; ends the script where it fails.
+run_waited() { # COMMAND ...
+    local status=0
+    PIDS=()
+    listen
+    start "$@"
+    wait "${PIDS[0]}" || status=$?
+    PIDS=()
+    return "$status"
+}
+
 # Run eval.py or test.py on a checkpoint in a folder of that name: DATASET CHECKPOINT [DEVICE_ID] [--option ...]
 run_on_checkpoint() { # eval|test DATASET ...
     local name=$1 dataset checkpoint python
@@ -103,9 +195,9 @@ DEVICE_TARGET=CPU runs it on the CPU"
     python=$(find_python)
     mkdir -p "$name"
     cd "$name" || exit 2
-    "$python" "$ROOT/$name.py" \
+    run_logged "$python" "$ROOT/$name.py" \
         --device_target="${DEVICE_TARGET:-Ascend}" \
         --data_dir="$dataset" \
         --pretrained="$checkpoint" \
-        --testing_shape=608 "$@" 2>&1 | tee log.txt
+        --testing_shape=608 "$@"
 }

@@ -5,7 +5,7 @@
 # MindSpore then keeps the backend that suits the card; started by the table alone it takes GE. LAUNCHER=rank_table
 # or msrun insists on one. Without a table: msrun with DEVICE_NUM workers (8) a host; on several hosts set NNODES,
 # NODE_RANK and MASTER_ADDR. DEVICE_TARGET=CPU trains on the CPU, by msrun in both cases. If a rank fails, the others
-# are stopped and the exit code is not 0. SIGTERM and Ctrl-C are passed on: the ranks save a checkpoint first.
+# are stopped and the exit code is not 0. SIGTERM, SIGHUP and Ctrl-C are passed on: the ranks save a checkpoint first.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 
@@ -25,6 +25,10 @@ fi
 PYTHON=$(find_python)
 TARGET="${DEVICE_TARGET:-Ascend}"
 LAUNCHER="${LAUNCHER:-}"
+for name in DEVICE_NUM NNODES; do
+    [[ "${!name:-1}" =~ ^[1-9][0-9]{0,4}$ ]] || die "$name: ${!name} is no number of ${name/DEVICE_NUM/cards} from 1 on"
+done
+[[ "${NODE_RANK:-0}" =~ ^[0-9]{1,5}$ ]] || die "NODE_RANK: $NODE_RANK is no number of a host, 0 or more"
 [[ "$LAUNCHER" =~ ^(|msrun|rank_table)$ ]] || die "LAUNCHER: $LAUNCHER is neither msrun nor rank_table"
 [ "$LAUNCHER" != rank_table ] || [ -n "$TABLE" ] || die "LAUNCHER: rank_table needs a RANK_TABLE_FILE"
 OPTIONS=(
@@ -59,40 +63,28 @@ if [ -n "$TABLE" ]; then
     done <<< "$LINES_OF_TABLE"
 fi
 
-PIDS=()
-stop_all() {
-    trap '' TERM # not again while we send it
-    for pid in "${PIDS[@]}"; do
-        kill -TERM -- "-$pid" 2> /dev/null || true
-    done
-    for _ in 1 2 3 4 5; do
-        sleep 1
-        kill -0 "${PIDS[@]}" 2> /dev/null || return 0
-    done
-    for pid in "${PIDS[@]}"; do
-        kill -KILL -- "-$pid" 2> /dev/null || true
-    done
-}
-# SIGTERM or Ctrl-C: the ranks save a checkpoint and end, for which they have STOP_SECONDS (60). A second Ctrl-C does
-# not wait. msrun's ranks are in sessions of their own; their logs, new with each run, name their processes.
-stop_run() { # EXIT_CODE
-    local pid asked=("${PIDS[@]}")
-    trap '' TERM
-    trap 'stop_all; exit 130' INT
-    [ "$BY_MSRUN" = 0 ] || mapfile -t asked < <(sed -n 's/^rank .* is process \([0-9]*\) .*/\1/p' "$PWD"/msrun_log/worker_*.log)
-    for pid in "${asked[@]}"; do
-        kill -TERM "$pid" 2> /dev/null || true
-    done
-    for ((pid = 0; pid < ${STOP_SECONDS:-60}; pid++)); do
-        kill -0 "${PIDS[@]}" 2> /dev/null || break
-        sleep 1
-    done
-    stop_all
-    exit "$1"
-}
 BY_MSRUN=0
-trap 'stop_run 130' INT
-trap 'stop_run 143' TERM
+# msrun's ranks are in sessions of their own; their logs, new with each run, name their processes.
+asked_to_stop() {
+    if [ "$BY_MSRUN" = 0 ]; then
+        printf '%s\n' "${PIDS[@]}"
+    else
+        sed -n 's/^rank .* is process \([0-9]*\) .*/\1/p' "$PWD"/msrun_log/worker_*.log 2> /dev/null
+    fi
+}
+listen
+
+# Logs and train_parallel*/ are one job's. The lock goes with the last of its processes.
+exec 9> .job.lock
+if command -v flock > /dev/null && ! flock -n 9; then
+    die "another job is running in $PWD, and would lose its logs; start this one in another folder"
+fi
+
+run_rank() { # RANK CARD CORES
+    cd "train_parallel$1"
+    export RANK_ID="$1" DEVICE_ID="$2"
+    exec taskset -c "$3" "$PYTHON" "$ROOT/train.py" "${OPTIONS[@]}" > log.txt 2>&1
+}
 
 run_by_rank_table() {
     export RANK_TABLE_FILE="$TABLE" MINDSPORE_HCCL_CONFIG_PATH="$TABLE" RANK_SIZE="$TOTAL"
@@ -100,22 +92,15 @@ run_by_rank_table() {
     cores=$(nproc)
     share=$((cores / ${#RANKS[@]}))
     [ "$share" -gt 0 ] || share=1
-    set -m # each rank is a process group of its own, so that its data workers stop with it
     for entry in "${RANKS[@]}"; do
         read -r rank card <<< "$entry"
         first=$((number * share % cores))
         last=$((first + share - 1))
         mkdir -p "train_parallel$rank"
-        (
-            cd "train_parallel$rank"
-            export RANK_ID="$rank" DEVICE_ID="$card"
-            exec taskset -c "$first-$last" "$PYTHON" "$ROOT/train.py" "${OPTIONS[@]}" > log.txt 2>&1
-        ) &
-        PIDS+=($!)
+        start run_rank "$rank" "$card" "$first-$last"
         names+=("$rank")
         number=$((number + 1))
     done
-    set +m
     echo "started ${#PIDS[@]} of $TOTAL ranks; logs: train_parallel*/log.txt"
     local left=${#PIDS[@]} ended status
     while [ "$left" -gt 0 ]; do
@@ -151,7 +136,7 @@ run_by_msrun() {
     done
     echo "msrun with $workers workers on this host, $((workers * nodes)) in all; logs: train_parallel*/log.txt"
     mkdir -p "$logs"
-    PATH="$(dirname "$PYTHON"):$PATH" setsid msrun \
+    PATH="$(dirname "$PYTHON"):$PATH" start msrun \
         --worker_num=$((workers * nodes)) \
         --local_worker_num="$workers" \
         --master_addr="${MASTER_ADDR:-$MASTER}" \
@@ -161,8 +146,7 @@ run_by_msrun() {
         --bind_core=True \
         --log_dir="$logs" \
         --join=True \
-        "$ROOT/train.py" "${OPTIONS[@]}" > "$logs/launcher.log" 2>&1 &
-    PIDS=($!)
+        "$ROOT/train.py" "${OPTIONS[@]}" > "$logs/launcher.log" 2>&1
     wait "${PIDS[0]}" || status=$?
     if [ "$status" -ne 0 ]; then
         name_failed_rank "$logs" >&2

@@ -29,8 +29,8 @@ if [ -z "${DEVICE_TARGET:-}" ]; then
 fi
 mkdir -p infer_310
 cd infer_310
-"$PYTHON" "$ROOT/eval.py" \
+run_logged "$PYTHON" "$ROOT/eval.py" \
     --device_target="$DEVICE_TARGET" \
     --data_dir="$DATA" \
     --ann_val_file="$ANN_FILE" \
-    --pretrained="$MODEL" "$@" 2>&1 | tee log.txt
+    --pretrained="$MODEL" "$@"

@@ -12,22 +12,22 @@ OUT="${QUICKSTART_DIR:-$ROOT/quickstart}"
 CONFIG=configs/quickstart.yaml
 
 echo "== 1/4 drawing the sample"
-"$PYTHON" utils/make_sample.py --out "$OUT/scenes" --overwrite
+run_waited "$PYTHON" utils/make_sample.py --out "$OUT/scenes" --overwrite
 
 echo "== 2/4 cutting it into tiles"
 rm -rf "$OUT/tiles"
 for split in train val; do
-    "$PYTHON" utils/split_dota.py --src "$OUT/scenes/$split" --out "$OUT/tiles" --split "$split"
+    run_waited "$PYTHON" utils/split_dota.py --src "$OUT/scenes/$split" --out "$OUT/tiles" --split "$split"
 done
 
 echo "== 3/4 training"
 rm -rf "$OUT/run"
-"$PYTHON" train.py --config_path "$CONFIG" --data_dir "$OUT/tiles" --ckpt_path "$OUT/run" "$@"
+run_waited "$PYTHON" train.py --config_path "$CONFIG" --data_dir "$OUT/tiles" --ckpt_path "$OUT/run" "$@"
 
 echo "== 4/4 evaluating the best checkpoint on held-out scenes"
 rm -rf "$OUT/eval"
 BEST=$(ls "$OUT"/run/*/ckpt_0/best_map.ckpt)
-"$PYTHON" eval.py --config_path "$CONFIG" --data_dir "$OUT/tiles" --pretrained "$BEST" \
+run_waited "$PYTHON" eval.py --config_path "$CONFIG" --data_dir "$OUT/tiles" --pretrained "$BEST" \
     --log_path "$OUT/eval" --result_view 1
 echo "checkpoint: $BEST"
 echo "reports:    $(printf '%s ' "$OUT"/run/*/report.html "$OUT"/eval/*/report.html)"

@@ -18,7 +18,7 @@ fi
 PYTHON=$(find_python)
 mkdir -p train
 cd train
-"$PYTHON" "$ROOT/train.py" \
+run_logged "$PYTHON" "$ROOT/train.py" \
     --device_target="${DEVICE_TARGET:-Ascend}" \
     --data_dir="$DATASET" \
     --pretrained_backbone="$BACKBONE" \
@@ -28,4 +28,4 @@ cd train
     --max_epoch=320 \
     --warmup_epochs=4 \
     --training_shape=416 \
-    --lr_scheduler=cosine_annealing "$@" 2>&1 | tee log.txt
+    --lr_scheduler=cosine_annealing "$@"

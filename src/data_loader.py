@@ -300,6 +300,10 @@ def naming_image(path: Path | str) -> Iterator[None]:
         yield
     except UserError:
         raise
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); look at the disk or the mount"
+        ) from error
     except Exception as error:
         raise RuntimeError(f"{path}: {type(error).__name__}: {error}") from error
 

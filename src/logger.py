@@ -5,6 +5,7 @@ import logging
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
@@ -112,6 +113,11 @@ def step_line(epoch: int, iteration: int, loss: float, step_ms: float, fps: floa
     )
 
 
+def _is_terminal(stream: IO | None) -> bool:
+    """Python has no stream where the program was started with it closed."""
+    return stream is not None and stream.isatty()
+
+
 def progress_bar(total: int, description: str, unit: str, rank: int = 0, initial: int = 0) -> tqdm:
     """A bar with speed and time left on a terminal and on rank 0; silent where output goes to a file or a pipe."""
     return tqdm(
@@ -120,7 +126,7 @@ def progress_bar(total: int, description: str, unit: str, rank: int = 0, initial
         desc=description,
         unit=unit,
         # It is drawn on standard error, above which the lines of standard output are written.
-        disable=rank != 0 or not (sys.stdout.isatty() and sys.stderr.isatty()),
+        disable=rank != 0 or not (_is_terminal(sys.stdout) and _is_terminal(sys.stderr)),
         dynamic_ncols=True,
         leave=False,
     )

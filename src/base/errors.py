@@ -13,6 +13,9 @@ _REFUSALS = {
     errno.EDQUOT: "free disk space there",
     errno.EROFS: "choose a folder that can be written to",
     errno.EACCES: "choose a place that can be read and written",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: "look at the disk or the mount",
+    errno.EPIPE: "what reads it has ended",
 }
 
 
@@ -38,7 +41,8 @@ def refusal(error: OSError, place: object = "") -> str:
     """One line on an error of the disk or of a folder's rights: the place, the reason and the remedy."""
     place = place or error.filename or "a file"
     remedy = _REFUSALS.get(error.errno, "choose another folder")
-    return f"{place}: cannot be written ({error.strerror or error}); {remedy}"
+    verb = "used" if error.errno in (errno.ENAMETOOLONG, errno.EIO) else "written"
+    return f"{shown(place, 300)}: cannot be {verb} ({error.strerror or error}); {remedy}"
 
 
 def one_line(error: object, most: int = 200) -> str:

@@ -111,7 +111,12 @@ def local_file(value: str, option: str, folder: str = "", endings: tuple[str, ..
 
 def default_folder() -> Path:
     """The folder of this user for downloads (XDG base directory specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolov4_mindspore"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolov4_mindspore"
+    except RuntimeError as error:
+        raise UserError(
+            "download_path: this user has no home folder and HOME is not set; set download_path"
+        ) from error
 
 
 def parse_address(value: str, option: str, endings: tuple[str, ...] = ENDINGS) -> Address:

@@ -18,7 +18,7 @@ from ..logger import get_logger
 if TYPE_CHECKING:
     from .device import Runtime
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ASK_SECONDS = 1.0  # between two questions to the other ranks
 _MOST_STEPS = 1000
 _POLL_SECONDS = 0.2
@@ -37,7 +37,9 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While the block runs, SIGTERM and SIGINT are noted; a SIGINT after either leaves at once, with 130.
+        """While the block runs, SIGTERM, SIGINT and SIGHUP are noted; a SIGINT after any leaves at once, with 130.
+
+        A SIGHUP that is ignored (nohup) stays so.
 
         Begin it before MindSpore is imported. Only the main thread can listen; in another one the block runs as
         it is.
@@ -45,13 +47,14 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        signals = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         # For threads that are older, and so may still receive them.
         handlers = {
-            number: signal.signal(number, lambda number, frame: self._note(number)) for number in SIGNALS
+            number: signal.signal(number, lambda number, frame: self._note(number)) for number in signals
         }
         self._ended.clear()
-        reader = threading.Thread(target=self._read, name="signals", daemon=True)
+        reader = threading.Thread(target=self._read, args=(signals,), name="signals", daemon=True)
         reader.start()
         try:
             yield
@@ -62,9 +65,9 @@ class StopRequest:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-    def _read(self) -> None:
+    def _read(self, signals: list[signal.Signals]) -> None:
         while not self._ended.is_set():
-            received = signal.sigtimedwait(SIGNALS, _POLL_SECONDS)
+            received = signal.sigtimedwait(signals, _POLL_SECONDS)
             if received is not None:
                 self._note(received.si_signo)
 

@@ -49,9 +49,13 @@ class CompileCache:
     """
 
     def __init__(self, root: Path, config: Config, inputs: list):
-        self.folder = Path(root).expanduser() / graph_digest(config, inputs)
         try:
+            self.folder = Path(root).expanduser() / graph_digest(config, inputs)
             self.folder.mkdir(parents=True, exist_ok=True)
+        except RuntimeError as error:
+            raise UserError(
+                f"compile_cache: {root}: this user has no home folder; give a whole path"
+            ) from error
         except OSError as error:
             raise UserError(f"compile_cache: {root} cannot be written to ({error.strerror})") from error
 

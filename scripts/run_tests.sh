@@ -30,6 +30,7 @@ prepare_chromium "$folder/bin/python"
 "$folder/bin/ruff" check .
 "$folder/bin/ruff" format --check .
 "$folder/bin/lint-imports"
+"$folder/bin/mypy"
 status=0
 # A compilation by MindSpore allocates millions of small pieces: more of them kept by each thread save a tenth of it.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.tcache_count=65535}

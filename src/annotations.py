@@ -183,7 +183,7 @@ def walk_annotations(
         except UserError as error:
             yield Fault(kind, str(error), number, entry, image)
             continue
-        if fault:
+        if box is None:
             what = f"box {shown(repr(entry['bbox']))} {BOX_FAULTS[fault]}"
             message = f"{where}: {what}; correct it, or invalid_boxes=drop"
             yield Fault(fault, message, number, entry, image)
@@ -215,7 +215,7 @@ def _checked_id(entry: dict, where: str) -> int:
 
 def _annotated_box(
     annotation: dict, image: dict, where: _Where, crowd_targets: bool = False
-) -> tuple[tuple[float, ...] | None, str, bool]:
+) -> tuple[tuple[float, float, float, float] | None, str, bool]:
     """x1 y1 x2 y2 of an annotation clipped to its image, or the kind of its fault; whether it is to be ignored.
 
     Crowds are, but by `crowd_targets`.
@@ -230,7 +230,7 @@ def _annotated_box(
     return box, fault, ignored or (crowd and not crowd_targets)
 
 
-def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:
+def _clipped_box(bbox, image, where) -> tuple[tuple[float, float, float, float] | None, str]:
     """x1 y1 x2 y2 clipped to the image, or the kind of its fault."""
     try:
         if not isinstance(bbox, list) or not all(type(value) in (int, float) for value in bbox):
@@ -253,7 +253,7 @@ def _clipped_box(bbox, image, where) -> tuple[tuple[float, ...] | None, str]:
     return (x1, y1, x2, y2), ""
 
 
-def _field(entry: dict, key: str, where: str):
+def _field(entry: dict, key: str, where: object):
     """A value of a JSON object; a missing one, or a list where a plain value belongs, is named."""
     if key not in entry:
         raise UserError(f"{where}: lacks '{key}'")
@@ -263,7 +263,7 @@ def _field(entry: dict, key: str, where: str):
     return value
 
 
-def _flag(entry: dict, key: str, where: str) -> bool:
+def _flag(entry: dict, key: str, where: object) -> bool:
     """A 0 or 1 of a JSON object, 0 where it is missing; the text "0" would count as true otherwise."""
     value = entry.get(key)
     if value not in (None, 0, 1):

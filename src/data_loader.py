@@ -42,11 +42,12 @@ class TrainBatch:
 class EvalBatch:
     """images (N, 3, H, W) uint8 RGB, always the full batch; only the first `valid` count.
 
+    `records` are `ImageRecord`s, or what else a loader reads that has id, width and height.
     `geometry[i].inverse` maps boxes of the input to image i; `image_wh` (N, 2) int is its size.
     """
 
     images: np.ndarray
-    records: list[ImageRecord]
+    records: list
     geometry: list[ResizeGeometry]
     valid: int
 
@@ -138,7 +139,7 @@ class TrainLoader:
         """
         indices = self.sampler.indices(epoch)
 
-        def jobs() -> Iterator[tuple]:
+        def jobs() -> Iterator[list[tuple]]:
             for step in range(start_step, self.steps_per_epoch):
                 rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
                 yield [(int(index), epoch, self.shape(epoch, step)) for index in indices[rows]]

@@ -42,4 +42,5 @@ def shape_for_step(
     One of `shapes` is drawn every `resize_rate` steps, counted from the epoch's start.
     """
     draw = np.random.default_rng((seed, epoch, _SHAPE_DRAW, step // resize_rate))
-    return tuple(shapes[int(draw.integers(len(shapes)))])
+    height, width = shapes[int(draw.integers(len(shapes)))]
+    return height, width

@@ -13,6 +13,7 @@ from .base.errors import UserError, refusal
 from .base.foreign_text import Lines, one_printable
 
 LOGGER_NAME = "yolov4"
+_TOLD: WeakSet[logging.Handler] = WeakSet()  # whose lost lines were spoken of
 # 2023-01-10 17:29:07,004:INFO:message
 LINE_FORMAT = "%(asctime)s:%(levelname)s:%(message)s"
 
@@ -22,8 +23,8 @@ def _say_once(handler: logging.Handler, place: str) -> bool:
     error = sys.exc_info()[1]
     if not isinstance(error, OSError):
         return False
-    if not getattr(handler, "has_failed", False):
-        handler.has_failed = True
+    if handler not in _TOLD:
+        _TOLD.add(handler)
         with contextlib.suppress(OSError):
             print(f"warning: {refusal(error, place)}; log lines are lost, the run goes on", file=sys.stderr)
     return True

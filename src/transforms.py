@@ -154,8 +154,8 @@ class TrainAugment:
         if len(samples) == 1:
             return self(rng, *samples[0], input_hw)
         low, high = _MOSAIC_CENTRE
-        centre = (int(side) for side in rng.integers(low, high, 2, endpoint=True))
-        return self(rng, *mosaic(samples, tuple(centre)), input_hw)
+        x, y = rng.integers(low, high, 2, endpoint=True)
+        return self(rng, *mosaic(samples, (int(x), int(y))), input_hw)
 
     def finish(self, rng: np.random.Generator, sample: Sample) -> Sample:
         """What comes after a blend: nothing, here."""

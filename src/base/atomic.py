@@ -51,8 +51,8 @@ def atomic_write(path: Path, binary: bool = False) -> Iterator[IO]:
 
     The text is UTF-8; names of files that are not are written with the bytes that they have on the disk.
     """
-    how = {} if binary else {"encoding": "utf-8", "errors": "surrogateescape"}
-    with atomic_path(path) as temporary, temporary.open("wb" if binary else "w", **how) as handle:
+    mode, encoding, errors = ("wb", None, None) if binary else ("w", "utf-8", "surrogateescape")
+    with atomic_path(path) as temporary, temporary.open(mode, encoding=encoding, errors=errors) as handle:
         yield handle
 
 

@@ -63,7 +63,7 @@ class Heads:
         if len(scale_x_y) != len(strides):
             raise UserError(f"scale_x_y: {network} needs {len(strides)} factors, for strides {fine_first}")
         starts = reversed(range(0, len(anchors), ANCHORS_A_CELL))
-        nested = tuple(tuple(anchors[start : start + ANCHORS_A_CELL]) for start in starts)
+        nested = tuple(tuple((w, h) for w, h in anchors[start : start + ANCHORS_A_CELL]) for start in starts)
         return cls(strides, nested, tuple(float(factor) for factor in reversed(scale_x_y)))
 
     @property

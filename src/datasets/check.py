@@ -101,7 +101,7 @@ def _note_duplicate_id(found: Annotation | Fault, ids: set, ann_file: Path, find
 def _example(fault: Fault, ann_file: Path) -> str:
     """What is said of a fault of an annotation."""
     where, entry = f"{ann_file}: annotations[{fault.number}]", fault.entry
-    if fault.kind in BOX_FAULTS:
+    if fault.kind in BOX_FAULTS and fault.image is not None:
         return f"{where} of {fault.image['file_name']}: {entry['bbox']!r:.120}"
     for kind, key in (("unknown_image", "image_id"), ("unknown_category", "category_id")):
         if fault.kind == kind:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -135,20 +136,28 @@ def _annotation(entry: DotaObject, box: np.ndarray, is_target: bool, options: Sp
     }
 
 
-def find_scenes(src: Path, need_labels: bool = True) -> list[tuple[Path, Path | None]]:
-    """Scenes of `src/images` with their files in `src/labelTxt`, by name.
+def find_scenes(src: Path) -> list[Path]:
+    """Scenes of `src/images`, by name.
 
     Raises:
-        UserError: no scenes, a scene without a label file or a label file without a scene.
+        UserError: no scenes.
     """
-    image_dir, label_dir = src / "images", src / "labelTxt"
+    image_dir = src / "images"
     if not image_dir.is_dir():
         raise UserError(f"--src: {image_dir} is no folder; expected images/ and labelTxt/ in {src}")
     scenes = sorted(path for path in image_dir.iterdir() if is_image(path))
     if not scenes:
         raise UserError(f"--src: no images ({', '.join(IMAGE_SUFFIXES)}) in {image_dir}")
-    if not need_labels:
-        return [(scene, None) for scene in scenes]
+    return scenes
+
+
+def labelled_scenes(src: Path) -> list[tuple[Path, Path]]:
+    """Scenes of `src/images` with their files in `src/labelTxt`, by name.
+
+    Raises:
+        UserError: no scenes, a scene without a label file or a label file without a scene.
+    """
+    scenes, label_dir = find_scenes(src), src / "labelTxt"
     pairs = [(scene, label_dir / f"{scene.stem}.txt") for scene in scenes]
     missing = [label for _, label in pairs if not label.is_file()]
     if missing:
@@ -156,7 +165,9 @@ def find_scenes(src: Path, need_labels: bool = True) -> list[tuple[Path, Path | 
     stems = {scene.stem for scene in scenes}
     orphans = sorted(label for label in label_dir.glob("*.txt") if label.stem not in stems)
     if orphans:
-        raise UserError(f"--src: {len(orphans)} label files have no scene in {image_dir}, first {orphans[0]}")
+        raise UserError(
+            f"--src: {len(orphans)} label files have no scene in {src / 'images'}, first {orphans[0]}"
+        )
     return pairs
 
 
@@ -168,7 +179,8 @@ def split_set(src: Path, out: Path, split: str, options: SplitOptions, workers: 
     Raises:
         UserError: bad input, or the output folder has tiles of an earlier run.
     """
-    pairs = find_scenes(src, labels)
+    pairs: Sequence[tuple[Path, Path | None]]
+    pairs = labelled_scenes(src) if labels else [(scene, None) for scene in find_scenes(src)]
     out_dir, ann_file = out / split, out / "annotations" / f"{split}.json"
     if out_dir.is_dir() and any(out_dir.iterdir()):
         raise UserError(f"--out: {out_dir} is not empty; remove it or choose another folder")

@@ -1,14 +1,14 @@
 """Detections of a whole set: a compact table, collected while the network runs, written as COCO JSON."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from ..base.atomic import atomic_write
-from ..data_loader import EvalBatch, EvalLoader
+from ..data_loader import EvalBatch
 from ..imaging.boxes import to_corner
 from .postprocess import Detections, PostprocessOptions
 from .predictions import Prediction
@@ -22,7 +22,7 @@ _BATCHES_BEHIND = 2  # network outputs that wait for post-processing; bounds the
 
 def detect_set(
     detect: Callable[[np.ndarray], Prediction],
-    loader: EvalLoader,
+    loader: Iterable[EvalBatch],
     options: PostprocessOptions,
     progress: Callable[[int], None] = lambda images: None,
 ) -> Iterator[tuple[EvalBatch, list[Detections]]]:

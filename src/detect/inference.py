@@ -161,7 +161,7 @@ def scene_options(config: Config) -> SceneOptions:
         batch_size=config.batch_size,
         workers=data_threads(Runtime(), config.num_parallel_workers),
         bands=bands or None,
-        stretch=stretch or None,
+        stretch=(stretch[0], stretch[1]) if stretch else None,
         merge=MergeOptions(config.scene_merge),
         outside=config.scene_sources == "host",
     )

@@ -154,7 +154,7 @@ def _drop_pieces(parts: _Parts) -> _Parts:
 
     Where that other box is cut and the dropped one is not, the dropped one knows where the object ends.
     """
-    is_cut = parts.cut.any(axis=1)
+    is_cut = np.asarray(parts.cut.any(axis=1))
     if not is_cut.any():
         return parts
     tile, boxes, cut = parts.tile, parts.boxes.copy(), parts.cut.copy()
@@ -191,7 +191,7 @@ def _shows_more(parts: _Parts, is_cut: np.ndarray, piece: np.ndarray, other: np.
 
 def _join(parts: _Parts, windows: np.ndarray, tolerance: float) -> _Parts:
     """Cut boxes joined across seams; the others as they are."""
-    is_cut = parts.cut.any(axis=1)
+    is_cut = np.asarray(parts.cut.any(axis=1))
     pieces = parts.take(np.flatnonzero(is_cut))
     group = np.arange(len(pieces.tile))
 

@@ -199,6 +199,7 @@ def write_scene_maps(result: SceneDetections, folder: Path, name: str | None = N
 
 def draw_preview(result: SceneDetections) -> np.ndarray:
     """The preview with the boxes, the best ones where they are very many."""
+    assert result.preview is not None  # asked for by `preview_side`
     scale = np.array([result.preview.shape[1] / result.width, result.preview.shape[0] / result.height] * 2)
     shown = slice(0, _MOST_DRAWN)
     found = result.found

@@ -131,9 +131,8 @@ class ModelSettings:
             ) from error
         known = {field.name for field in fields(cls)}
         if isinstance(document, Mapping):  # of an export that knew no other way
-            document = {
-                entry.name: entry.default for entry in fields(cls) if entry.metadata["is_new"]
-            } | document
+            new = {entry.name: entry.default for entry in fields(cls) if entry.metadata["is_new"]}
+            document = {**new, **document}
         if not isinstance(document, Mapping) or set(document) != known:
             wrong = (
                 shown(sorted(map(str, known ^ set(document))), 300)

@@ -119,9 +119,8 @@ def _overlaps(boxes: np.ndarray, others: np.ndarray, crowd: bool) -> np.ndarray:
     """(n, m) IoU of x1 y1 x2 y2; with `crowd` the share of a box of the first that lies in one of the others."""
     if not len(boxes) or not len(others):
         return np.zeros((len(boxes), len(others)))
-    return coco_iou(
-        *(to_corner(group).astype(np.float64) for group in (boxes, others)), np.full(len(others), crowd)
-    )
+    ours, theirs = (to_corner(group).astype(np.float64) for group in (boxes, others))
+    return coco_iou(ours, theirs, np.full(len(others), crowd))
 
 
 def confusion_matrix(images: list[PairedImage], num_classes: int) -> np.ndarray:
@@ -136,6 +135,6 @@ def confusion_matrix(images: list[PairedImage], num_classes: int) -> np.ndarray:
         np.add.at(matrix, (image.record.classes[objects], image.classes[paired]), 1)
         missed = np.ones(len(image.record.boxes), bool)
         missed[objects] = False
-        np.add.at(matrix, (image.record.classes[missed], num_classes), 1)
-        np.add.at(matrix, (num_classes, image.classes[image.object_of == -1]), 1)
+        np.add.at(matrix[:, num_classes], image.record.classes[missed], 1)
+        np.add.at(matrix[num_classes], image.classes[image.object_of == -1], 1)
     return matrix

@@ -55,7 +55,7 @@ def statistics_rows(result: CocoResult) -> list[list]:
 
     Precision is of all detections, whatever their score, as published; -1 where there is neither object nor detection.
     """
-    rows = [
+    rows: list[list] = [
         ["ap@0.5:0.95", "ap@0.5", "ap@0.75", "ar@0.5:0.95", "ar@0.5", "ar@0.75"],
         [round(result.stats[place], 3) for place in (0, 1, 2, 6, 7, 8)],
         [],

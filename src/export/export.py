@@ -3,9 +3,10 @@
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -52,7 +53,7 @@ _FOR_ONNX = {Mish: ComposedMish, nn.SiLU: ComposedSilu}
 _FOR_ASCEND = {Mish: nn.Mish}
 
 
-def replace_activations(network: nn.Cell, kinds: dict[type, type]) -> None:
+def replace_activations(network: nn.Cell, kinds: Mapping[Any, Any]) -> None:
     """Replace the network's activations of some kinds by others, in place."""
     for _, cell in network.cells_and_names():
         if isinstance(cell, nn.SequentialCell) and type(cell[-1]) in kinds:
@@ -179,6 +180,7 @@ def _export_offline_model(config: Config, target: Path) -> Path:
         config.replace(file_format="ONNX", file_name=str(target.with_suffix(".onnx")), export_input="float32")
     )
     settings = read_settings(onnx)
+    assert settings is not None  # written with the ONNX
     if config.export_input == "uint8":
         settings = replace(settings, input_type=UINT8_NHWC)
     report_operators(onnx, card_of(config.soc_version))

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..base.errors import UserError
 
@@ -110,7 +111,7 @@ def _read_header(path: Path) -> tuple[int, int, str]:
             with Image.open(path) as header:
                 width, height = header.size
                 kind = header.format or ""
-                turned = kind == "TIFF" and header.tag_v2.get(_ORIENTATION, 1) != 1
+                turned = isinstance(header, TiffImageFile) and header.tag_v2.get(_ORIENTATION, 1) != 1
         except PermissionError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
         except Exception as error:  # damaged headers end in struct.error, KeyError and more, by format

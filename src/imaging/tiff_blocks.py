@@ -63,7 +63,7 @@ def _directories(handle, path: Path):
     """Of each directory, those below others too, the whole numbers of the tags that tell sizes."""
     size = os.fstat(handle.fileno()).st_size
     head = handle.read(16)
-    order = {b"II": "<", b"MM": ">"}.get(head[:2])
+    order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
     version = struct.unpack_from(f"{order}H", head, 2)[0] if order and len(head) >= 8 else 0
     if version == 42:
         count_form, entry_form, place_form, start = "H", "HHI4s", "I", 4

@@ -8,7 +8,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from ..base.errors import UserError
 from .declared import Declared
@@ -31,7 +31,7 @@ def parse_command_line(
     defaults = declared.values
     argv = sys.argv[1:] if argv is None else argv
     everything = HELP_ALL in argv
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         usage="%(prog)s [--config_path FILE] [--NAME=VALUE ...]",
         description=description,
         allow_abbrev=False,
@@ -69,7 +69,7 @@ def parse_command_line(
             if key in aliases:  # its name means another option in this entry point
                 continue
             is_flag = isinstance(defaults[key], bool) or key in SWITCHED
-            value = {"nargs": "?", "const": "true"} if is_flag else {}
+            value: dict[str, Any] = {"nargs": "?", "const": "true"} if is_flag else {}
             others = [f"--{alias}" for alias in names[key]]
             mark = PUBLISHED_MARK if declared.levels[key] == "published" else ""
             default = _shown_default(defaults[key])
@@ -88,7 +88,6 @@ def parse_command_line(
                 parser.add_argument(*others, dest=key, help=argparse.SUPPRESS, **value)
     for name in foreign(entry_point):
         parser.add_argument(f"--{name}", nargs="?", const="1", help=argparse.SUPPRESS)
-    parser.error = _argument_error
     given, unknown = parser.parse_known_args(argv)
     for word in unknown:
         if word.startswith("--"):
@@ -97,8 +96,11 @@ def parse_command_line(
     return vars(given)
 
 
-def _argument_error(message: str) -> None:
-    raise UserError(f"command line: {message}; see --help")
+class _Parser(argparse.ArgumentParser):
+    """Raises a mistake, which is reported as every other one is, instead of ending the program."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}; see --help")
 
 
 def _metavar(default: Any, rule: Any) -> str:

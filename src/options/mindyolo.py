@@ -47,7 +47,7 @@ AS_IN_ITS_CODE = {
 }
 
 # Of the transforms: arguments that become options, and arguments that have one value here.
-TRANSFORMS = {
+TRANSFORMS: dict[str, tuple[dict[str, str], dict[str, Any]]] = {
     "mosaic": ({"prob": "mosaic"}, {}),
     "random_perspective": (
         {

@@ -120,7 +120,7 @@ def _check_size(sizes: dict[str, int], archive: Path, folder: Path) -> None:
     """Refuse what cannot be images (a bomb) and what the disk cannot take."""
     total, packed = sum(sizes.values()), archive.stat().st_size
     if total > SMALL_BYTES and total > MAX_RATIO * packed:
-        largest = max(sizes, key=sizes.get)
+        largest = max(sizes, key=lambda name: sizes[name])
         raise UserError(
             f"{archive}: refused, nothing unpacked: {packed:,} bytes would become {total:,}, "
             f"more than {MAX_RATIO} times as much; the largest entry is {largest!r} with {sizes[largest]:,}"

@@ -14,7 +14,7 @@ from ..logger import get_logger
 try:
     import fcntl
 except ImportError:  # no POSIX: one process a host
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
 def _open(path: Path) -> int:

@@ -113,7 +113,8 @@ def _folder_of(url: str, option: str) -> Path | None:
     """The local folder that a URL names, if it names one."""
     if "://" in url and not url.startswith("file://"):
         return None
-    return open_store(url, option).path.absolute()
+    store = open_store(url, option)
+    return store.path.absolute() if isinstance(store, FolderStore) else None
 
 
 def _overlap(one: Path, other: Path) -> bool:
@@ -130,7 +131,7 @@ def _below_output(config: Config, key: str) -> str:
     return str(place)
 
 
-def _make_folder(folder: str, option: str) -> Path:
+def _make_folder(folder: str | Path, option: str) -> Path:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -198,7 +198,8 @@ class MoxingStore:
         """Every object below the URL; the object itself where the URL names one."""
         if self._call(self.files.exists, self.url) and not self._call(self.files.is_directory, self.url):
             self._names_object = True
-            return {self.url.rpartition("/")[2]: self._entry(self.url)}
+            entry = self._entry(self.url)
+            return {} if entry is None else {self.url.rpartition("/")[2]: entry}
         if not self._call(self.files.exists, self.url):
             return {}
         keys = [str(key) for key in self._call(self.files.list_directory, self.url, recursive=True)]
@@ -307,7 +308,7 @@ def _s3_client(url: str, option: str):
     return client, TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES)
 
 
-def _credentials(option: str) -> dict[str, str]:
+def _credentials(option: str) -> dict[str, str | None]:
     """The first whole pair of keys in the environment; none: boto3 looks where it always does."""
     for names in KEY_PAIRS:
         values = [os.environ.get(name, "").strip() for name in names]

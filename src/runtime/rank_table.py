@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from ..base.atomic import write_json
 from ..base.errors import UserError
@@ -181,7 +182,7 @@ def _read_groups(document: dict, path: Path) -> tuple[Server, ...]:
     return tuple(servers)
 
 
-def _is_list_of_dicts(value) -> bool:
+def _is_list_of_dicts(value: object) -> TypeGuard[list[dict]]:
     return isinstance(value, list) and bool(value) and all(isinstance(entry, dict) for entry in value)
 
 

@@ -43,4 +43,9 @@ class LossMeter:
     def restore(self, sums: list[float] | None) -> None:
         """Go on from the sums of an interrupted run (None: it kept none)."""
         if sums:
-            self.total, self.parts, self.steps, self.before = sums[0], np.array(sums[1:4]), sums[4], sums[5]
+            self.total, self.parts, self.steps, self.before = (
+                sums[0],
+                np.array(sums[1:4]),
+                int(sums[4]),
+                sums[5],
+            )

@@ -1,5 +1,7 @@
 """One training step: normalise, forward, loss, backward, and the update (`src/train/update.py`); whole or in parts."""
 
+from collections.abc import Sequence
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -103,7 +105,9 @@ class AccumulatedStep:
         statistics: sums of BatchNorm over the parts (`collect_batch_norm`), cleared before the next batch.
     """
 
-    def __init__(self, forward: ForwardLoss, update: Update, parts: int, statistics: list[Parameter] = ()):
+    def __init__(
+        self, forward: ForwardLoss, update: Update, parts: int, statistics: Sequence[Parameter] = ()
+    ):
         self.parts = parts
         self.add = _AddGradients(forward, update, parts)
         self.apply = _ApplyGradients(self.add.sums, update, statistics)

@@ -168,7 +168,7 @@ class Update(nn.Cell):
             self.reduce = nn.DistributedGradReducer(optimizer.parameters, mean=True, degree=group_size)
             self.all_reduce = ops.AllReduce()
         self.scaler, self.is_scaled = scaler, scaler is not None
-        self.is_dynamic = self.is_scaled and scaler.dynamic
+        self.is_dynamic = scaler is not None and scaler.dynamic
         if self.is_dynamic:
             self.undo = Undo(optimizer)
         self.average, self.is_averaged = average, average is not None

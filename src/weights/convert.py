@@ -160,8 +160,8 @@ def rename_backbone(source: Path, out: Path) -> str:
         found = {name: name for name in sources if name.startswith(BACKBONE)}
     else:
         system = "MindYOLO's"
-        found = {mindyolo.mindyolo_name(name): raw for raw, name in backbone_names(values).items()}
-        found.pop(None, None)
+        renamed = {raw: mindyolo.mindyolo_name(name) for raw, name in backbone_names(values).items()}
+        found = {name: raw for raw, name in renamed.items() if name is not None}
         sources = found
     if not found:
         raise UserError(f"{source}: holds no CSPDarknet53 (neither the model zoo's names nor MindYOLO's)")

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -172,7 +173,9 @@ def cfg_text(
         ignore_threshold: for those who train on in Darknet.
     """
     height, width = input_hw
-    sections = [("net", {"batch": 1, "subdivisions": 1, "width": width, "height": height, "channels": 3})]
+    sections: list[tuple[str, dict[str, Any]]] = [
+        ("net", {"batch": 1, "subdivisions": 1, "width": width, "height": height, "channels": 3})
+    ]
     if layout.normalisation is not None:
         settings = {"filters": 3, "size": 1, "stride": 1, "pad": 0, "activation": "linear"}
         sections.append(("convolutional", settings))
@@ -264,6 +267,7 @@ def _what_is_in(found: list[Convolution], number: int) -> str:
 
 def _normalisation_values(layout: Layout) -> np.ndarray:
     """Bias and weight of the convolution that turns x / 255 into (x / 255 - mean) / std."""
+    assert layout.normalisation is not None
     mean, std = (np.array(values, np.float64) for values in layout.normalisation)
     return np.concatenate([-mean / std, np.diag(1 / std).reshape(-1)]).astype("<f4")
 

@@ -156,7 +156,7 @@ def _stage(order: _Order, down, past, into, pairs, out, join) -> int:
     for first, second in pairs:
         order.convolutions(first, second)
         distance = before - len(order.layers)
-        before = order.add("shortcut", **{"from": distance, "activation": "linear"})
+        before = order.add("shortcut", None, **{"from": distance}, activation="linear")
     order.route(order.convolution(out), passed)
     return order.convolution(join)
 

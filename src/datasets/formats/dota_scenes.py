@@ -6,7 +6,7 @@ from ...base.errors import UserError
 from ...imaging.image_io import read_size
 from ...logger import progress_bar
 from ..dota_labels import read_labels
-from ..dota_split import find_scenes
+from ..dota_split import labelled_scenes
 from .labelled import (
     SPLITS,
     LabelledImage,
@@ -29,14 +29,16 @@ def read_dota(src: Path, options: ReadOptions) -> LabelledSet:
     """
     folders = [src / name for name in options.split_names]
     if options.val_share is None and all((folder / "images").is_dir() for folder in folders):
-        pairs = {split: find_scenes(folder) for split, folder in zip(SPLITS, folders)}
+        pairs = {split: labelled_scenes(folder) for split, folder in zip(SPLITS, folders)}
     elif (src / "images").is_dir():
-        pairs = split_by_share(find_scenes(src), options, src)
+        pairs = split_by_share(labelled_scenes(src), options, src)
     else:
         raise UserError(
             f"--src: {src} has neither images/ and labelTxt/ nor these in {folders[0].name}/ and {folders[1].name}/"
         )
-    result = LabelledSet({split: [] for split in SPLITS}, options.names)
+    result = LabelledSet(
+        {split: [] for split in SPLITS}, options.names if isinstance(options.names, tuple) else None
+    )
     with progress_bar(sum(map(len, pairs.values())), "read", "scene") as bar:
         for split, scenes in pairs.items():
             for scene, label_file in scenes:
@@ -44,11 +46,12 @@ def read_dota(src: Path, options: ReadOptions) -> LabelledSet:
                 objects = [
                     LabelledObject(
                         entry.name,
-                        tuple(map(float, entry.box)),
+                        (x1, y1, x2, y2),
                         entry.difficult,
                         f"{label_file}: object {number}",
                     )
                     for number, entry in enumerate(read_labels(label_file, None), start=1)
+                    for x1, y1, x2, y2 in [map(float, entry.box)]
                 ]
                 result.splits[split].append(LabelledImage(scene, width, height, objects))
                 bar.update()

@@ -82,7 +82,7 @@ def read_voc_xml(path: Path, zero_based: bool = False) -> tuple[str, tuple[int, 
     root = _parse(path)
     if root.tag != "annotation":
         raise UserError(f"{path}: <{root.tag[:40]}> is no VOC annotation; expected <annotation>")
-    size = tuple(_whole(root.findtext(f"size/{key}"), f"{path}: <{key}>") for key in ("width", "height"))
+    width, height = (_whole(root.findtext(f"size/{key}"), f"{path}: <{key}>") for key in ("width", "height"))
     objects = []
     first, last = (0, 1) if zero_based else (-1, 0)
     for number, entry in enumerate(root.findall("object"), start=1):
@@ -100,7 +100,7 @@ def read_voc_xml(path: Path, zero_based: bool = False) -> tuple[str, tuple[int, 
             raise UserError(f"{where}: <difficult> {difficult[:20]!r} is neither 0 nor 1")
         corners = (x1 + first, y1 + first, x2 + last, y2 + last)
         objects.append(LabelledObject(name, corners, difficult == "1", where))
-    return (root.findtext("filename") or "").strip(), size, objects
+    return (root.findtext("filename") or "").strip(), (width, height), objects
 
 
 class _NoDocumentType(ElementTree.TreeBuilder):
@@ -129,7 +129,7 @@ def _parse(path: Path) -> ElementTree.Element:
 
 def _number(text: str | None, where: str) -> float:
     try:
-        value = float(text)
+        value = float(text or "")
         if not math.isfinite(value):
             raise ValueError
     except (TypeError, ValueError):

@@ -232,12 +232,13 @@ def _split(src: Path, options: ReadOptions, document, data_file, left_out: Count
     if options.val_share is None:
         named = _from_data_yaml(src, document, data_file, options)
         places = [named.get(name) or _place(src, name, options) for name in options.split_names]
-        if all(places):
+        known = [place for place in places if place]
+        if len(known) == len(places):
             return {
                 split: without_repeats(
                     (path for place in found for path in listed_images(place, src)), left_out
                 )
-                for split, found in zip(SPLITS, places)
+                for split, found in zip(SPLITS, known)
             }
         if any(places) or options.split_names != SPLITS:
             absent = options.split_names[places.index(None)]

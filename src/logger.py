@@ -6,6 +6,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 from typing import IO
+from weakref import WeakSet
 
 from tqdm import tqdm
 
@@ -119,7 +120,7 @@ def _is_terminal(stream: IO | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def progress_bar(total: int, description: str, unit: str, rank: int = 0, initial: int = 0) -> tqdm:
+def progress_bar(total: int | None, description: str, unit: str, rank: int = 0, initial: int = 0) -> tqdm:
     """A bar with speed and time left on a terminal and on rank 0; silent where output goes to a file or a pipe."""
     return tqdm(
         total=total,

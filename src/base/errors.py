@@ -40,7 +40,7 @@ def shown(value: object, length: int = 80) -> str:
 def refusal(error: OSError, place: object = "") -> str:
     """One line on an error of the disk or of a folder's rights: the place, the reason and the remedy."""
     place = place or error.filename or "a file"
-    remedy = _REFUSALS.get(error.errno, "choose another folder")
+    remedy = _REFUSALS.get(error.errno or 0, "choose another folder")
     verb = "used" if error.errno in (errno.ENAMETOOLONG, errno.EIO) else "written"
     return f"{shown(place, 300)}: cannot be {verb} ({error.strerror or error}); {remedy}"
 

@@ -85,7 +85,8 @@ def last_checkpoint(place: str | Path, runs: str | Path) -> Path:
 
 
 def _step_of(file: Path) -> int:
-    return int(_STEP_CHECKPOINT.fullmatch(file.name)[1])
+    found = _STEP_CHECKPOINT.fullmatch(file.name)
+    return int(found[1]) if found else -1
 
 
 def _by_step(files) -> list[Path]:

@@ -186,6 +186,7 @@ def evaluate(run: Run) -> None:
     resumed.
     """
     state, parts, logger = run.state, run.parts, get_logger()
+    assert parts.validation_set is not None  # loaded where any epoch is evaluated
     with _averages_in_place(run):
         try:
             evaluation = evaluate_set(

@@ -73,9 +73,7 @@ def check_bounds(carried: Mapping, values: Mapping[str, np.ndarray], path: str |
             )
 
 
-def check_carried(
-    config: Config, carried: Mapping[str, object], where: str | Path, keys: Sequence[str]
-) -> None:
+def check_carried(config: Config, carried: Mapping[str, Any], where: str | Path, keys: Sequence[str]) -> None:
     """Stop where an option was set to another value than a checkpoint carries, unless `override_checkpoint` names it.
 
     Args:

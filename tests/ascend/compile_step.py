@@ -3,10 +3,15 @@
     python compile_step.py --cases=train,infer [--option=value ...]
 
 Prints a line in front of each case and one behind it; MindSpore's log comes between. Exit code 1 if one failed.
+Processes that are given one file in `DRY_RUN_TURN` take turns, in no order; msrun's scheduler is MindSpore's own.
 """
 
+import atexit
+import contextlib
+import fcntl
 import os
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -16,7 +21,7 @@ from src.runtime.device import prepare_environment
 prepare_environment()
 
 from src.config import Config, load_config  # noqa: E402
-from tests.ascend.stubs import GE_BEGINS  # noqa: E402
+from tests.ascend.stubs import GE_BEGINS, TURN  # noqa: E402
 
 
 def build(config: Config, runtime):
@@ -113,11 +118,32 @@ def compile_case(name: str, words: list[str]) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def turn():
+    """Wait until no other process of the same `DRY_RUN_TURN` compiles: eight at once take two cores very long."""
+    if TURN not in os.environ:
+        yield
+        return
+    with Path(os.environ[TURN]).open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        began = time.process_time()
+        yield
+        print(f"DRY RUN: compiled in {time.process_time() - began:.0f} s of processor time", flush=True)
+
+
+def leave_cluster() -> None:
+    """Tell msrun's scheduler that this rank has ended, as the end of Python would."""
+    if os.environ.get("MS_ROLE") == "MS_WORKER":
+        atexit._run_exitfuncs()
+
+
 if __name__ == "__main__":
     cases = sys.argv[1].removeprefix("--cases=").split(",")
     rest = [*sys.argv[2:], "--device_target=Ascend"]
     from src.runtime.device import setup_runtime
 
     RUNTIME = setup_runtime(load_config(rest))
-    done = [compile_case(name, rest) for name in cases]
+    with turn():  # all ranks have joined: msrun's scheduler waits for them
+        done = [compile_case(name, rest) for name in cases]
+    leave_cluster()
     os._exit(0 if all(done) else 1)  # MindSpore's own end would talk to the card

@@ -35,6 +35,7 @@ ALSO_LOOKED_UP = {
 }  # fmt: skip
 GE_BEGINS = "DRY RUN: GE conversion begins"
 ENDS_AT_GE = "DRY_RUN_ENDS_AT_GE"  # environment variable: end the process there, with exit code 0
+TURN = "DRY_RUN_TURN"  # environment variable: a file that the processes of a run lock while they compile
 
 _HANDLE = "int {name}(void** p) {{ *p = malloc(64); return 0; }}"  # a null one is taken for a failure
 _ADDRESS = "int {name}(void** p) {{ *p = (void*)0x100000000ull; return 0; }}"  # nothing runs, nothing is read

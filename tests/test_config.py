@@ -262,7 +262,7 @@ HELP = {  # entry point: a group that its help shows, and one that is another's
     "train": ("Augmentation", "Export"),
     "eval": ("Evaluation", "Augmentation"),
     "test": ("Test", "Loss"),
-    "export": ("Export", "Training"),
+    "export": ("Export", "Augmentation"),
     "inference": ("Scenes", "ModelArts"),
 }
 

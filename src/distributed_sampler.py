@@ -1,4 +1,4 @@
-"""Who reads what, and at which input size: pure functions of seed, epoch, step and rank."""
+"""Share the images out among the ranks and draw the input size: pure functions of seed, epoch, step and rank."""
 
 import numpy as np
 

@@ -1,6 +1,6 @@
-"""The other recipe for training images: mosaic on a canvas of twice the input, random perspective, colour gains.
+"""MindYOLO's recipe for training images: mosaic on a canvas of twice the input, random perspective, colour gains.
 
-It is the recipe of the YOLOv4 of the other published system. Two things differ: pixels are taken at their
+Two things differ from MindYOLO's: pixels are taken at their
 centres, so boxes lie on their objects to a fraction of a pixel, and what is shown small is averaged, not
 sampled, so small objects do not vanish. Boxes are (n, 4) float32 x1 y1 x2 y2 in pixels, points are
 continuous: pixel i of an axis is from i to i + 1.

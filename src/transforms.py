@@ -1,5 +1,5 @@
 """Images and boxes to the network's input: random crop, scale, flip and colour for training, a plain
-resize for evaluation. `src/perspective.py` has the other recipe for training.
+resize for evaluation. `src/perspective.py` has MindYOLO's recipe for training.
 
 Boxes are (n, 4) float32 x1 y1 x2 y2 in pixels. Everything random comes from the generator that is passed.
 """

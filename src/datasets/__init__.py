@@ -1,1 +1,1 @@
-"""DOTA's own formats: label files, scenes cut into tiles, and Task 2 submissions."""
+"""Making, converting and checking data sets: DOTA's labels and tiles, other label formats, the drawn sample."""

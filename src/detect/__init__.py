@@ -1,1 +1,1 @@
-"""From a trained network to a file that runs elsewhere, and to detections in images and whole scenes."""
+"""From an image or a whole scene to detections, whatever runs the network: a checkpoint or an exported file."""

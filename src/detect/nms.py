@@ -1,4 +1,7 @@
-"""Greedy non-maximum suppression, exact and within each class, for thousands of boxes."""
+"""Greedy non-maximum suppression, exact and within each class, for thousands of boxes.
+
+Within an exported ONNX it is in `export/onnx_postprocess.py`; the tiles of a scene are merged in `merge.py`.
+"""
 
 import numpy as np
 

@@ -1,1 +1,1 @@
-"""From the network's outputs to boxes, metrics and images of them."""
+"""Detections of a labelled set against its ground truth: metrics, submissions, images of both."""

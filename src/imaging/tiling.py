@@ -1,4 +1,4 @@
-"""Where the tiles of an image begin."""
+"""Where tiles begin: of a data set (`datasets/dota_split.py`) and of a scene (`detect/scene_tiles.py`)."""
 
 PADDING = 128  # grey around a scene that is smaller than a tile
 

@@ -1,6 +1,7 @@
 """What depends on the machine: CPU kernel guard, device and what is set on it, ranks and seeds.
 
-The only module that asks "Ascend or CPU?". `guard_cpu_kernels` must run before the first
+Training asks "Ascend or CPU?" nowhere else; what runs an exported file asks in `detect/runtimes.py`, what writes one in
+`export/export.py`. `guard_cpu_kernels` must run before the first
 `import mindspore`, so MindSpore is imported inside the functions that need it.
 """
 

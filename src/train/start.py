@@ -1,4 +1,4 @@
-"""What a training starts from: an earlier run, a whole network, a backbone, or nothing; read before anything is built.
+"""Initial weights, or the run to resume: an earlier run, a whole network, a backbone, or nothing; read before building.
 
 A checkpoint of this project carries the names of its classes, and the class layers go by their order, so the run
 takes them over.

@@ -1,4 +1,8 @@
-"""What a resumed run needs: the one place that writes it to a checkpoint and reads it back."""
+"""Where a run is: written to a checkpoint and restored from it here.
+
+`build.py` gathers the parameters that belong to it; `start.py` compares the options that it carries with those of the
+resumed run.
+"""
 
 import time
 from dataclasses import dataclass, field

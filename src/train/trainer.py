@@ -44,7 +44,7 @@ def fit(run: Run) -> float:
     """
     state, first_step = run.state, run.state.step
     with _profile(run):
-        make_up_evaluation(run)
+        evaluate_if_missed(run)
         with Progress(run.config, run.runtime, state, run.parts.rates, run.last_step) as progress:
             while not run.is_over():
                 train_one_epoch(run, progress)
@@ -157,7 +157,7 @@ def is_evaluated(config: Config, epoch: int) -> bool:
     return (since >= 0 and since % config.eval_interval == 0) or epoch == config.max_epoch
 
 
-def make_up_evaluation(run: Run) -> None:
+def evaluate_if_missed(run: Run) -> None:
     """A run that ended between an epoch's last step and the end of its evaluation evaluates when resumed."""
     state = run.state
     if state.is_epoch_end and state.epoch > state.evaluated_epoch and is_evaluated(run.config, state.epoch):

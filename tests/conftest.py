@@ -12,11 +12,6 @@ from tests.tiny import write_tiles
 
 prepare_environment()
 
-import mindspore as ms  # noqa: E402
-
-# Chosen before any kernel runs: MindSpore refuses to choose a device later, and programs that a test calls do.
-ms.set_device("CPU")
-
 
 # Each takes minutes of a core, the longest first: with a file of them left for the end one process would wait.
 LONGEST = [
@@ -31,6 +26,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first (pytest-xdist keeps the order under `--no-loadscope-reorder`)."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cpu() -> None:
+    """Choose the device before any kernel runs: MindSpore refuses it later, and programs that a test calls choose one.
+
+    Not while this file is imported: MindSpore sets OMP_NUM_THREADS=1 for the children of its process, and the processes
+    of pytest-xdist are children.
+    """
+    import mindspore as ms
+
+    ms.set_device("CPU")
 
 
 @pytest.fixture(scope="session")

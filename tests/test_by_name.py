@@ -11,7 +11,8 @@ from src.base.errors import UserError
 from src.config import load_config
 from src.detect.backends import open_model
 from src.remote import download
-from src.train.start import BACKBONE, find_start, with_class_names
+from src.runtime.device import Runtime
+from src.train.start import BACKBONE, find_start, with_start_options
 from src.weights import by_name, darknet
 from src.weights.by_name import weights_file
 from src.weights.checkpoint import read_checkpoint
@@ -84,9 +85,10 @@ def test_a_name_is_fetched_continued_and_converted_once(tmp_path, monkeypatch, r
     with pytest.raises(
         UserError, match=r"holds yolov4-tiny, network is yolov4 .default.; add --network=yolov4-tiny"
     ):
-        with_class_names(load_config(words), start)
+        with_start_options(load_config(words), start, Runtime())
     assert (
-        tuple(with_class_names(load_config([*words, "--network=yolov4-tiny"]), start).labels) == COCO_CLASSES
+        tuple(with_start_options(load_config([*words, "--network=yolov4-tiny"]), start, Runtime()).labels)
+        == COCO_CLASSES
     )
 
 

@@ -95,7 +95,7 @@ def changed(change):
         (lambda groups: groups[0]["instance_list"][0]["devices"][0].update(device_id=4), "device_id 4"),
         (
             lambda groups: groups[0]["instance_list"][0]["devices"][0].update(device_ip="192.1.10.254"),
-            "twice",
+            "duplicate",
         ),
     ],
 )

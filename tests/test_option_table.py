@@ -120,6 +120,7 @@ def read(tmp_path_factory) -> dict[str, set[str]]:
     found["train"] |= build(
         f"--pretrained_checkpoint={checkpoint}", "--transfer_train=1", "--ms_amp_level=O2"
     )
+    found["train"] |= build(f"--pretrained_checkpoint={checkpoint}")
     found["eval"] = run("eval", f"--pretrained={checkpoint}", "--result_view=1")
     found["test"] = run("test", f"--pretrained={checkpoint}")
     found["export"] = run(

@@ -32,6 +32,8 @@ def start(tmp_path):
             ["bash", str(ROOT / "scripts" / f"{name}.sh"), *words],
             cwd=tmp_path, env={**os.environ, "PYTHON": str(program), **variables}, start_new_session=True,
             stdout=subprocess.PIPE, text=True,
+            # As from a terminal, also where the tests themselves were started by nohup.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )  # fmt: skip
 
     return start

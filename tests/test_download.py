@@ -375,8 +375,8 @@ def test_a_download_without_length_ends_at_a_largest_size(tmp_path, monkeypatch)
 
 
 def test_a_download_that_trickles_is_given_up(tmp_path, monkeypatch):
-    for name, value in (("PACE_SECONDS", 0.0), ("SLOWEST", 10**12)):
-        monkeypatch.setattr(download, name, value, raising=False)
+    monkeypatch.setattr(download, "PACE_SECONDS", 0.0)
+    monkeypatch.setattr("src.remote.pace.SLOWEST", 10**12)
     behaviour = Behaviour(CONTENT, break_after=[1000] * 9)
     with file_server(behaviour) as url, pytest.raises(UserError, match="slower than"):
         fetch(url, tmp_path)

@@ -19,6 +19,7 @@ from src.base.errors import UserError
 from src.config import load_config
 from src.remote import modelarts, object_storage, results_upload
 from src.remote.modelarts import modelarts_session
+from src.remote.pace import Pace
 from tests import ROOT
 from tests.tiny import OPTIONS, options_of, write_tiles
 
@@ -701,8 +702,7 @@ def test_times_of_s3_that_no_file_has(monkeypatch, year):
 
 
 def test_a_transfer_that_trickles_is_stopped(monkeypatch):
-    monkeypatch.setattr(object_storage, "PACE_SECONDS", 0.0, raising=False)
-    pace = object_storage._Pace()
-    monkeypatch.setattr(object_storage, "SLOWEST", 10**12, raising=False)
+    pace = Pace(seconds=0.0)
+    monkeypatch.setattr("src.remote.pace.SLOWEST", 10**12)
     with pytest.raises(TimeoutError, match="slower than"):
         pace(1)

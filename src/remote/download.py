@@ -24,12 +24,13 @@ from ..base.atomic import write_json
 from ..base.errors import UserError, one_line
 from ..logger import get_logger, progress_bar
 from .host_lock import host_lock
+from .pace import Pace
 
 ENDINGS = (".ckpt", ".mindir", ".onnx", ".om")  # none of them is read by unpickling
 WAITS = (1.0, 4.0)  # seconds before the second and the third attempt without progress
 TIMEOUT = 30.0  # seconds without an answer or a byte
 LARGEST = 4 << 30  # bytes; the largest of these files are of 2 GB
-SLOWEST, PACE_SECONDS = 1000, 30.0  # bytes a second, over so many seconds
+PACE_SECONDS = 30.0
 MOST_ATTEMPTS = 100  # connections for one file, however much each brings
 _BLOCK = 1 << 20
 _CHECKSUM = re.compile(r"sha256=([0-9a-fA-F]{64})")
@@ -317,7 +318,7 @@ def _write(address: Address, response, part: Path, start: int, total: int | None
     with handle, progress_bar(total, address.name, "B", initial=start) as bar:
         handle.truncate(start)
         handle.seek(start)
-        size, mark, since = start, start, time.monotonic()
+        size, pace = start, Pace(PACE_SECONDS)
         while True:
             try:
                 block = response.read1(_BLOCK)  # what is there, so that a break loses nothing
@@ -340,10 +341,10 @@ def _write(address: Address, response, part: Path, start: int, total: int | None
                 raise UserError(
                     f"{address}: more than {LARGEST} bytes came: not such a file; check the address"
                 )
-            if (passed := time.monotonic() - since) >= PACE_SECONDS:
-                if size - mark < SLOWEST * passed:
-                    raise _BrokenError(f"slower than {SLOWEST} bytes a second after {size} bytes", slow=True)
-                mark, since = size, time.monotonic()
+            try:
+                pace(len(block))
+            except TimeoutError as error:
+                raise _BrokenError(f"{error} after {size} bytes", slow=True) from error
             bar.update(len(block))
 
 

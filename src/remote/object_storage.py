@@ -10,8 +10,6 @@ import importlib.util
 import os
 import re
 import shutil
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,11 +17,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from ..base.errors import UserError
+from .pace import Pace
 
 TRANSFERS = 8  # files under way at once
 PART_BYTES = 8 << 20  # of multipart uploads; the ETag of a large object depends on it
 MOST_OBJECTS, MOST_EMPTY_PAGES = 10_000_000, 1000  # of a listing
-SLOWEST, PACE_SECONDS = 1000, 60.0  # bytes a second, over so many seconds
+PACE_SECONDS = 60.0
 PARTIAL = ".part"  # ending of a file that is being written
 KEY_PAIRS = (
     ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
@@ -157,7 +156,12 @@ class S3Store:
         """Download one object."""
         whole = self.prefix if self._names_object else self._key(key)
         self._call(
-            self.client.download_file, self.bucket, whole, str(target), Config=self.transfer, Callback=_Pace()
+            self.client.download_file,
+            self.bucket,
+            whole,
+            str(target),
+            Config=self.transfer,
+            Callback=Pace(PACE_SECONDS),
         )
 
     def put(self, source: Path, key: str) -> None:
@@ -332,22 +336,6 @@ def _moment(changed) -> int:
     except (AttributeError, OverflowError, ValueError, OSError):
         return 0
     return moment if 0 <= moment < 2**62 else 0
-
-
-class _Pace:
-    """Called with the bytes of each part of a transfer: stops one that brings less than `SLOWEST` bytes a second."""
-
-    def __init__(self):
-        self._lock, self._bytes, self._since = threading.Lock(), 0, time.monotonic()
-
-    def __call__(self, count: int) -> None:
-        with self._lock:
-            self._bytes += count
-            passed = time.monotonic() - self._since
-            if passed >= PACE_SECONDS:
-                if self._bytes < SLOWEST * passed:
-                    raise TimeoutError(f"slower than {SLOWEST} bytes a second")
-                self._bytes, self._since = 0, time.monotonic()
 
 
 def _entry(path: Path) -> Entry:

@@ -17,6 +17,7 @@ from ..datasets.check import check_boxes, check_set
 from ..datasets.check_images import check_images
 from ..datasets.findings import Findings, findings_text
 from ..logger import progress_bar
+from ..options.tool_parser import tool_parser
 from ..runtime.collectives import data_threads
 from ..runtime.device import Runtime
 from ..yolo_dataset import resolve_set
@@ -59,11 +60,8 @@ def check(config: Config, args: argparse.Namespace) -> tuple[Findings, dict[str,
 @reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options, check and print; the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="further options as of train.py: --data_dir, --labels, --num_parallel_workers, --config, ...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = tool_parser(
+        __doc__, "further options as of train.py: --data_dir, --labels, --num_parallel_workers, --config, ..."
     )
     parser.add_argument(
         "--split", nargs="+", choices=("train", "val", "test"), default=["train", "val"],

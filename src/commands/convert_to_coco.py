@@ -5,7 +5,6 @@
 Where the source has no split of its own, a share of the images is held out by chance.
 """
 
-import argparse
 from pathlib import Path
 
 from ..base.errors import UserError, reports_mistakes
@@ -15,6 +14,7 @@ from ..datasets.formats.dota_scenes import read_dota
 from ..datasets.formats.labelled import DEFAULT_VAL_SHARE, ReadOptions
 from ..datasets.formats.voc import read_voc
 from ..datasets.formats.yolo_txt import read_yolo
+from ..options.tool_parser import tool_parser
 
 READERS = {"voc": read_voc, "yolo": read_yolo, "dota": read_dota}
 
@@ -22,9 +22,7 @@ READERS = {"voc": read_voc, "yolo": read_yolo, "dota": read_dota}
 @reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options, convert and print the counts; the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = tool_parser(__doc__)
     add = parser.add_argument
     add("--format", choices=READERS, required=True, help="of the labels")
     add("--src", type=Path, required=True, help="folder of the data set")

@@ -6,23 +6,18 @@ NAME.weights, with NAME.cfg and NAME.names beside it, for Darknet and OpenCV 4. 
 backbone_shape, lateral_kernel, ...) is described as for train.py: --config FILE, --NAME=VALUE.
 """
 
-import argparse
 from pathlib import Path
 
 from ..base.errors import reports_mistakes
 from ..config import load_config
+from ..options.tool_parser import tool_parser
 from ..runtime.device import prepare_environment
 
 
 @reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options, convert and print what matched; the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="--config FILE and --NAME=VALUE describe the network; see train.py --help",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = tool_parser(__doc__, "--config FILE and --NAME=VALUE describe the network; see train.py --help")
     parser.add_argument("--from", dest="source", type=Path, required=True, help="file to read")
     parser.add_argument("--out", type=Path, required=True, help="file to write: NAME.ckpt or NAME.weights")
     parser.add_argument(

@@ -3,7 +3,6 @@
 The present anchors, data_dir, ann_file, letterbox and seed are options as of train.py (--config FILE, --NAME=VALUE).
 """
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from ..base.heads import ANCHORS_A_CELL
 from ..config import load_config
 from ..datasets.formats.yolo_labels import annotations_of
 from ..layers.anchors import AnchorFit, fit_of, kmeans_anchors, refine_anchors, sorted_anchors
+from ..options.tool_parser import tool_parser
 from ..transforms import letterbox_geometry, stretch_geometry
 from ..yolo_dataset import DetectionSet, load_detection_set, resolve_set
 
@@ -47,11 +47,8 @@ def report(before: AnchorFit, after: AnchorFit, anchors: np.ndarray, strides: Se
 @reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options, find anchors and print them; the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="further options as of train.py: --data_dir, --letterbox, --seed, --config, ...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = tool_parser(
+        __doc__, "further options as of train.py: --data_dir, --letterbox, --seed, --config, ..."
     )
     parser.add_argument(
         "--method", choices=METHODS, default="genetic", help="k-means, or refined after it [genetic]"

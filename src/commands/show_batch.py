@@ -3,12 +3,12 @@
 data_dir, the augmentation and all else are options as of train.py (--config FILE, --NAME=VALUE).
 """
 
-import argparse
 from itertools import islice
 from pathlib import Path
 
 from ..base.errors import reports_mistakes
 from ..config import Config, load_config
+from ..options.tool_parser import tool_parser
 from ..runtime.device import prepare_environment
 
 
@@ -55,11 +55,8 @@ def draw_batches(config: Config, epoch: int, batches: int, columns: int, out: Pa
 @reports_mistakes
 def main(argv: list[str] | None = None) -> int:
     """Parse the options and draw; the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog="further options as of train.py: --data_dir, --config, --mosaic, --per_batch_size, ...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = tool_parser(
+        __doc__, "further options as of train.py: --data_dir, --config, --mosaic, --per_batch_size, ..."
     )
     parser.add_argument("--out", type=Path, default=Path("outputs/batches"), help="folder [outputs/batches]")
     parser.add_argument("--batches", type=int, default=2, help="how many [2]")

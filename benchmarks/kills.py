@@ -27,7 +27,7 @@ prepare_environment()  # before anything imports MindSpore
 import numpy as np  # noqa: E402
 
 from src.base.errors import UserError  # noqa: E402
-from src.train.run_folder import last_checkpoint  # noqa: E402
+from src.train.run_folder import last_checkpoints  # noqa: E402
 from src.weights.checkpoint import read_checkpoint  # noqa: E402
 from tests.tiny import OPTIONS, write_tiles  # noqa: E402
 
@@ -132,7 +132,7 @@ def _timeless(state: dict | None) -> dict | None:
 def newest(out: Path) -> Path | None:
     """The newest whole checkpoint of all runs in a folder."""
     try:
-        return last_checkpoint("auto", out)
+        return last_checkpoints("auto", out)[0]
     except UserError:
         return None
 
@@ -155,7 +155,7 @@ def kill_and_resume(
             path.unlink()
     Run(data, out, epochs, "auto" if newest(out) else "").finish()
     last = newest(out)
-    return kills, same_checkpoint(last, last_checkpoint("auto", reference.parent.parent))
+    return kills, same_checkpoint(last, last_checkpoints("auto", reference.parent.parent)[0])
 
 
 def uninterrupted(data: Path, out: Path, epochs: int) -> Path:

@@ -375,22 +375,12 @@ class Normalize(nn.Cell):
 
 def build_network(config: Config) -> YoloV4 | YoloV4Tiny:
     """The network that the options describe, with MindSpore's own initial weights."""
-    shared = {
-        "backbone_input_shape": config.backbone_input_shape,
-        "backbone_shape": config.backbone_shape,
-        "backbone_activation": config.backbone_activation,
-        "neck_activation": config.neck_activation,
-        "downsample_padding": config.downsample_padding,
-        "drop_block": config.drop_block,
-        "drop_block_size": config.drop_block_size,
-    }
+    shared = config.pick(
+        "backbone_input_shape", "backbone_shape", "backbone_activation", "neck_activation", "downsample_padding",
+        "drop_block", "drop_block_size",
+    )  # fmt: skip
     if config.network == "yolov4":
-        network = YoloV4(
-            config.num_classes,
-            backbone_layers=config.backbone_layers,
-            lateral_kernel=config.lateral_kernel,
-            **shared,
-        )
+        network = YoloV4(config.num_classes, **config.pick("backbone_layers", "lateral_kernel"), **shared)
     else:
         network = YoloV4Tiny(config.num_classes, levels=len(STRIDES_OF[config.network]), **shared)
     configure_batch_norm(network, config.batch_norm_momentum, config.batch_norm_epsilon)

@@ -216,4 +216,4 @@ def test_newest_are_kept_by_step_not_by_name(tmp_path):
         "0-1_20.ckpt",
         "best_map.ckpt",
     ]
-    assert folder.newest().name == "0-1_100.ckpt"
+    assert folder.step_checkpoints()[-1].name == "0-1_100.ckpt"

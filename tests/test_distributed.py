@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from src.base.errors import UserError
-from src.train.run_folder import last_checkpoint
+from src.train.run_folder import last_checkpoints
 from src.weights.checkpoint import read_checkpoint
 from tests import ROOT
 from tests.test_rank_table import documented, table_of
@@ -210,7 +210,7 @@ def test_a_killed_rank_stops_the_job_and_the_run_resumes_on_one_process(many_til
         assert processes_of(out) == []
     finally:
         job.kill()
-    checkpoint = last_checkpoint("auto", out)
+    checkpoint = last_checkpoints("auto", out)[0]
     _, state = read_checkpoint(checkpoint)
     # 20 images: 5 steps of 2 x 2 images an epoch became 10 steps of 2 images.
     expected = round(state["step"] / 5 * 10)
@@ -347,4 +347,4 @@ def test_wrong_arguments_are_named(many_tiles, tmp_path):
     job = launch(tmp_path, many_tiles, bad)
     assert "no rank table" in job.communicate(timeout=30)[0] and job.returncode == 2
     with pytest.raises(UserError, match="no checkpoint to go on from"):
-        last_checkpoint("auto", tmp_path)
+        last_checkpoints("auto", tmp_path)[0]

@@ -34,7 +34,7 @@ from src.report.html_report import Report
 from src.runtime.device import Runtime
 from src.runtime.rank_table import Device, RankTable, Server, write_rank_table
 from src.train.run import start_run
-from src.train.run_folder import last_checkpoint
+from src.train.run_folder import last_checkpoints
 from src.weights.checkpoint import read_checkpoint, save_checkpoint
 from src.yolo import build_network
 from src.yolo_dataset import load_detection_set
@@ -283,13 +283,13 @@ def test_a_training_whose_disk_fills_up_keeps_its_last_checkpoint(disk, compile_
     (line,) = (line for line in stopped.stderr.splitlines() if not line.startswith("warning: "))
     assert line.startswith(f"error: {out}") and "free disk space there" in line, stopped.stderr
     assert not [name for name in disk.files() if ".writing" in name or name.endswith(".tmp")]
-    last = last_checkpoint("auto", out)
+    last = last_checkpoints("auto", out)[0]
     assert read_checkpoint(last)[1]["step"] == int(last.stem.rsplit("_", 1)[1]) >= 2
     disk.empty()
     step = int(last.stem.rsplit("_", 1)[1])
     _, log = train(compile_cache, tiles, out, *words, "--resume=auto", "--max_steps=4")
     assert re.findall(r"iter\[(\d+)\]", log) == [str(number) for number in range(step, 4)]
-    assert read_checkpoint(last_checkpoint("auto", out))[1]["step"] == 4
+    assert read_checkpoint(last_checkpoints("auto", out)[0])[1]["step"] == 4
 
 
 def test_log_and_event_files_on_a_full_disk_do_not_end_a_run(disk, capfd):

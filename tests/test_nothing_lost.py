@@ -233,7 +233,7 @@ def test_a_stop_in_an_evaluation_is_heard_at_the_next_batch_and_made_up(tiles, t
     monkeypatch.setattr(run.parts.backend, "detect", asked)
     fit(run)
     assert run.stopped_by == signal.SIGTERM and len(calls) < 3
-    newest = run.folder.newest()
+    newest = run.folder.step_checkpoints()[-1]
     assert read_checkpoint(newest)[1]["evaluated_epoch"] == 0
     resumed = start_run(tiny_config(tiles, tmp_path, *WORDS, "--resume=auto"), Runtime())
     fit(resumed)

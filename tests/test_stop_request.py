@@ -16,7 +16,7 @@ from src.remote.results_upload import upload
 from src.runtime.device import Runtime
 from src.runtime.stop_request import AgreedStop, StopRequest
 from src.train.run import start_run
-from src.train.run_folder import last_checkpoint
+from src.train.run_folder import last_checkpoints
 from src.train.trainer import fit
 from src.weights.checkpoint import read_checkpoint
 from tests import ROOT
@@ -83,12 +83,12 @@ def test_a_stopped_run_saves_says_how_to_go_on_and_ends_as_if_it_had_not_been(
     ).groups()
     assert f"{number.name}: stopping after the step under way" in rest and "Traceback" not in rest
     assert 11 <= int(step) < 60
-    assert last_checkpoint(folder, tmp_path).stem.endswith(f"_{step}")
+    assert last_checkpoints(folder, tmp_path)[0].stem.endswith(f"_{step}")
     resumed = start(tiles, tmp_path, *words, f"--resume={folder}")
     log = resumed.communicate(timeout=400)[0]
     assert resumed.returncode == 0, log[-2000:]
     assert re.search(r"iter\[(\d+)\]", log)[1] == step  # the first one: not a step done twice
-    assert same_checkpoint(last_checkpoint("auto", tmp_path), last_checkpoint("auto", whole))
+    assert same_checkpoint(last_checkpoints("auto", tmp_path)[0], last_checkpoints("auto", whole)[0])
 
 
 def test_a_second_interrupt_leaves_at_once(tiles, tmp_path):

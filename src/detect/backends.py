@@ -156,8 +156,6 @@ class ExportedModel(MapBackend):
 
 def setup_inference(config: Config) -> Runtime:
     """As `setup_runtime`, but without MindSpore where another runtime runs the model of `pretrained`."""
-    from .backends import runs_without_mindspore
-
     if not is_launched() and runs_without_mindspore(config):
         return Runtime()
     return setup_runtime(config)

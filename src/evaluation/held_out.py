@@ -16,9 +16,9 @@ from ..detect.postprocess import postprocess_options
 from ..imaging.image_io import IMAGE_SUFFIXES, is_image, read_size
 from ..logger import get_logger
 from ..runtime.device import Runtime
-from ..yolo_dataset import DetectionSet, ImageRecord, load_detection_set, resolve_set
+from ..yolo_dataset import DetectionSet, ImageRecord, resolve_set
 from .dota_submission import is_tiled, merge_scenes, score_scenes, write_submission
-from .session import detect_in_set, evaluate_set, load_validation_set, log_scores, start_folder
+from .session import detect_in_set, evaluate_set, load_labelled, load_validation_set, log_scores, start_folder
 
 TEST_LIST = "testdev2017.txt"  # COCO's test-dev is a part of its test set
 
@@ -45,10 +45,7 @@ def load_test_set(config: Config) -> tuple[DetectionSet, bool]:
         if config.ann_file:
             raise
         return _from_folder(folders[0], tuple(config.labels)), False
-    dataset = load_detection_set(
-        image_dir, ann_file, config.labels, invalid_boxes=config.invalid_boxes, wrong_sizes=config.wrong_sizes
-    )
-    return dataset, True
+    return load_labelled(config, image_dir, ann_file), True
 
 
 def _from_folder(image_dir: Path, class_names: tuple[str, ...]) -> DetectionSet:

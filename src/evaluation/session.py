@@ -55,9 +55,13 @@ class Evaluation:
 
 def load_validation_set(config: Config) -> DetectionSet:
     """The validation set of the options, with the images that have no objects too."""
-    image_dir, ann_file = resolve_set(config.data_dir, "val", config.ann_val_file)
+    return load_labelled(config, *resolve_set(config.data_dir, "val", config.ann_val_file))
+
+
+def load_labelled(config: Config, image_dir: Path, ann_file: Path) -> DetectionSet:
+    """A set whose detections are scored."""
     return load_detection_set(
-        image_dir, ann_file, config.labels, invalid_boxes=config.invalid_boxes, wrong_sizes=config.wrong_sizes
+        image_dir, ann_file, config.labels, **config.pick("invalid_boxes", "wrong_sizes")
     )
 
 
@@ -155,7 +159,7 @@ def _detect_share(
     return np.concatenate(tables)
 
 
-def check_images(dataset: DetectionSet, config: Config, runtime: Runtime) -> None:
+def check_validation_images(dataset: DetectionSet, config: Config, runtime: Runtime) -> None:
     """Look at the images of a set before the hours that go by until its evaluation; a rank looks at its share.
 
     Their headers are read, not their pixels: about 0.2 ms an image and thread from a disk's cache.

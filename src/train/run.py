@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Config
-from ..evaluation.session import check_images
+from ..evaluation.session import check_validation_images
 from ..logger import setup_logger
 from ..report.run_results import RunResults
 from ..runtime.collectives import new_folder
@@ -87,7 +87,7 @@ def start_run(config: Config, runtime: Runtime, stop: StopRequest | None = None)
         folder.write_options(config)
     parts = build(config, runtime, start)
     if parts.validation_set is not None:
-        check_images(parts.validation_set, config, runtime)
+        check_validation_images(parts.validation_set, config, runtime)
     results = _open_results(config, runtime, folder, parts)
     if start is not None and start.kind == RESUME and start.state is not None:
         results.continue_from(start.path.resolve().parent.parent, parts.state.epoch)

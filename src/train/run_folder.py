@@ -13,6 +13,7 @@ from ..config import Config
 from ..remote.download import without_signature
 from ..weights.checkpoint import time_of
 
+BEST = "best_map.ckpt"
 _STEP_CHECKPOINT = re.compile(r"[0-9]+-[0-9]+_([0-9]{1,12})\.ckpt")  # RANK-EPOCH_STEP
 
 
@@ -27,17 +28,12 @@ class RunFolder:
     def __init__(self, path: str | Path, rank: int = 0):
         self.path, self.rank = Path(path), rank
         self.checkpoints = self.path / f"ckpt_{rank}"
-        self.best = self.checkpoints / "best_map.ckpt"
+        self.best = self.checkpoints / BEST
         self.profile = self.path / "profiler"
 
     def step_checkpoint(self, epoch: int, step: int) -> Path:
         """This rank's checkpoint after so many steps, in so many epochs (the one under way counts)."""
         return self.checkpoints / f"{self.rank}-{epoch}_{step}.ckpt"
-
-    def newest(self) -> Path | None:
-        """The step checkpoint of the most steps, of any rank; None if there is none."""
-        files = self.step_checkpoints()
-        return files[-1] if files else None
 
     def step_checkpoints(self) -> list[Path]:
         """The step checkpoints of all ranks, by step."""
@@ -77,11 +73,6 @@ def last_checkpoints(place: str | Path, runs: str | Path) -> list[Path]:
             f"resume: no checkpoint to go on from: {where}; give a run's folder, or start without --resume"
         )
     return sorted(files, key=lambda file: (time_of(file), _step_of(file)), reverse=True)
-
-
-def last_checkpoint(place: str | Path, runs: str | Path) -> Path:
-    """The first of `last_checkpoints`."""
-    return last_checkpoints(place, runs)[0]
 
 
 def _step_of(file: Path) -> int:

@@ -17,6 +17,7 @@ from ..logger import get_logger
 from ..weights.carried import carried_options
 from ..weights.checkpoint import save_checkpoint
 from .loss_meter import LossMeter
+from .run_folder import BEST
 from .start import Start
 
 
@@ -126,7 +127,7 @@ class TrainState:
 
 def _best_beside(checkpoint: Path) -> str:
     """The best checkpoint beside one that does not say where it is."""
-    best = checkpoint.resolve().with_name("best_map.ckpt")
+    best = checkpoint.resolve().with_name(BEST)
     return str(best) if best.is_file() else ""
 
 
